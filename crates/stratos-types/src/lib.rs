@@ -1,0 +1,26 @@
+//! The vocabulary of StratOS: names, ids, digests, quantities and function specifications.
+//!
+//! Untrusted text becomes one of these types through a single constructor (`FromStr` or `parse`) at the edge;
+//! everything behind the edge carries the type. Nothing here does I/O, reads a clock or knows a wire format other
+//! than `stratos.toml`.
+
+pub mod digest;
+pub mod egress;
+pub mod id;
+pub mod layer;
+pub mod name;
+pub mod quantity;
+pub mod spec;
+pub mod trace_context;
+
+pub use digest::Digest;
+pub use egress::{EgressRule, EgressTarget};
+pub use id::{InstanceId, InvocationId};
+pub use layer::LayerManifest;
+pub use name::{FunctionKey, FunctionName, TenantId};
+pub use quantity::{MemorySize, Timeout};
+pub use spec::{Entry, FunctionSpec, Runtime, SpecError};
+pub use trace_context::TraceContext;
+
+/// The number of one deployed version of a function; the first is 1.
+pub type Version = u64;
