@@ -1,0 +1,14 @@
+//! What is said on the wire between a node and its clients: JSON bodies, header names, paths, and a client.
+//!
+//! These types are the contract. They hold plain text and numbers so that a client of another version can read
+//! what it knows; the node turns them into `stratos-types` at its edge.
+
+pub mod client;
+pub mod error;
+pub mod header;
+pub mod path;
+pub mod types;
+
+pub use client::{Client, Endpoint};
+pub use error::{ApiError, Blame, ErrorCode};
+pub use types::*;

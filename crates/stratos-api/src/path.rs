@@ -1,0 +1,32 @@
+//! Paths of the node API, version 1. `{name}` stands for a function, `{id}` for an invocation.
+
+/// Liveness and what the node lacks.
+pub const HEALTH: &str = "/v1/health";
+/// This API, as an OpenAPI 3.1 document.
+pub const OPENAPI: &str = "/v1/openapi.json";
+/// GET: all functions.
+pub const FUNCTIONS: &str = "/v1/functions";
+/// GET: one function. DELETE: remove it.
+pub const FUNCTION: &str = "/v1/functions/{name}";
+/// GET: versions. POST: deploy a new one (body: a tar archive, plain, gzip or zstd).
+pub const VERSIONS: &str = "/v1/functions/{name}/versions";
+/// POST: deploy, the name taken from the package's `stratos.toml`.
+pub const DEPLOY: &str = "/v1/functions";
+/// POST: make an earlier version the current one.
+pub const ROLLBACK: &str = "/v1/functions/{name}/rollback";
+/// POST: invoke; `?mode=async` stores the request and answers 202.
+pub const INVOKE: &str = "/v1/functions/{name}/invoke";
+/// GET: the last invocations' records.
+pub const INVOCATIONS: &str = "/v1/functions/{name}/invocations";
+/// GET: log lines; `?tail=N`, `?follow=true` (newline-delimited JSON).
+pub const LOGS: &str = "/v1/functions/{name}/logs";
+/// GET: asynchronous invocations that failed for good.
+pub const DEAD_LETTERS: &str = "/v1/functions/{name}/dead-letters";
+/// POST: queue it again. DELETE: forget it.
+pub const DEAD_LETTER: &str = "/v1/functions/{name}/dead-letters/{id}";
+/// GET: state of one asynchronous invocation.
+pub const INVOCATION: &str = "/v1/invocations/{id}";
+/// AWS Lambda's Invoke.
+pub const AWS_INVOKE: &str = "/2015-03-31/functions/{name}/invocations";
+/// A function's own URL.
+pub const FUNCTION_URL: &str = "/f/{name}/{*path}";
