@@ -1,0 +1,134 @@
+// The Node.js runtime: loads the handler, waits to be released, then answers events from the Lambda Runtime API one after another.
+//
+// The order is part of the contract with the agent (see park.cjs): `R`, load, `P`, park, connect, loop. Nothing connects anywhere
+// before the release, so that a process parked here can be checkpointed and continued many times.
+'use strict';
+
+const { mark, waitForRelease } = require('./park.cjs');
+
+mark('R');
+
+const { Connection } = require('./api.cjs');
+const { RuntimeError, errorBody, errorType, logError } = require('./errors.cjs');
+const { loadHandler } = require('./handler.cjs');
+const { Invocation, STREAMING } = require('./invoke.cjs');
+require('./output.cjs').install();
+
+/** How long the last words of a dying process may take, in ms. */
+const FAREWELL_MS = 1000;
+
+/** Hooks registered with `stratos.onRestore`, in order. */
+const restoreHooks = [];
+
+/** Invocations that are not answered yet, each with its connection. */
+const active = new Map();
+
+globalThis.stratos = {
+  /** Registers `hook` (may be async) to run after this process is released or restored, before its first event. */
+  onRestore(hook) {
+    if (typeof hook !== 'function') throw new TypeError('stratos.onRestore expects a function');
+    restoreHooks.push(hook);
+  },
+};
+
+globalThis.awslambda = {
+  /** Marks `handler(event, responseStream, context)` as one that streams its response. */
+  streamifyResponse(handler) {
+    handler[STREAMING] = 'response';
+    return handler;
+  },
+  get HttpResponseStream() {
+    return require('./streaming.cjs').HttpResponseStream;
+  },
+};
+
+/** Tells the agent why this runtime cannot serve, and exits. */
+async function refuse(thrown) {
+  logError('init', thrown);
+  process.exitCode = 1;
+  const address = process.env.AWS_LAMBDA_RUNTIME_API;
+  if (address) {
+    setTimeout(() => process.exit(1), FAREWELL_MS);
+    const connection = new Connection(address);
+    const headers = `Content-Type: application/json\r\nLambda-Runtime-Function-Error-Type: ${errorType(thrown)}\r\n`;
+    connection.write(connection.post('/init/error', headers, errorBody(thrown)));
+    await connection.response();
+  }
+  process.exit();
+}
+
+/** The end after an error that nobody caught: answers what is still open, then exits. */
+function dieOf(thrown) {
+  // Whatever state the process is in now, it must not serve another event, nor linger.
+  process.removeAllListeners('uncaughtException');
+  process.on('uncaughtException', () => process.exit(1));
+  process.exitCode = 1;
+  if (active.size === 0) {
+    logError('uncaught', thrown);
+    process.exit(1);
+  }
+  setTimeout(() => process.exit(1), FAREWELL_MS);
+  const answers = [];
+  for (const [invocation, connection] of active) {
+    const request = invocation.fail(thrown);
+    if (request) connection.write(request);
+    answers.push(connection.response());
+  }
+  active.clear();
+  Promise.all(answers).then(() => process.exit());
+}
+
+/** Serves events on one connection for as long as the process lives. `alone`: no other loop runs beside this one. */
+async function serve(handler, alone) {
+  const connection = new Connection(process.env.AWS_LAMBDA_RUNTIME_API);
+  connection.write(connection.nextRequest);
+  for (;;) {
+    const request = await connection.response();
+    if (request.status !== 200) throw new Error(`the runtime API answered ${request.status} to a request for the next event`);
+
+    const invocation = new Invocation(connection, request);
+    active.set(invocation, connection);
+    if (alone) {
+      process.env._X_AMZN_TRACE_ID = request.headers['lambda-runtime-trace-id'] ?? '';
+      // While the handler runs, the connection does not keep the event loop alive: see the `beforeExit` listener.
+      connection.socket.unref();
+    }
+    const answer = await invocation.run(handler, alone);
+    connection.socket.ref();
+    // Already answered by `dieOf`: the process is about to exit.
+    if (!active.delete(invocation)) return;
+
+    connection.write(answer + connection.nextRequest);
+    const accepted = await connection.response();
+    // The agent has settled the invocation itself, for instance as too large; the request for the next one is already on its way.
+    if (accepted.status !== 202) logError(invocation.id, `the runtime API refused the answer: ${accepted.status} ${accepted.body}`);
+  }
+}
+
+async function main() {
+  process.on('uncaughtException', refuse);
+  let handler;
+  try {
+    handler = await loadHandler(process.env.LAMBDA_TASK_ROOT ?? process.cwd(), process.env._HANDLER ?? '');
+  } catch (error) {
+    return refuse(error);
+  }
+
+  mark('P');
+  try {
+    waitForRelease();
+    for (const hook of restoreHooks) await hook();
+  } catch (error) {
+    return refuse(new RuntimeError('Runtime.AfterRestoreError', error?.message ?? String(error), error));
+  }
+
+  process.removeListener('uncaughtException', refuse);
+  process.on('uncaughtException', dieOf);
+  process.on('beforeExit', () => {
+    for (const invocation of active.keys()) invocation.drained?.();
+  });
+  const loops = Math.max(1, Number(process.env.AWS_LAMBDA_MAX_CONCURRENCY) || 1);
+  for (let i = 0; i < loops; i++) serve(handler, loops === 1);
+}
+
+main();

@@ -1,0 +1,62 @@
+// The two inherited pipes through which the agent and a starting runtime meet:
+//
+//   fd 4, write end   one byte `R` when the first line of the runtime runs, one byte `P` when it is about to park
+//   fd 3, read end    one release frame; the runtime blocks in read(2) until it comes
+//
+// Frame, little endian: magic `SREL`, u32 version = 1, u64 wall clock in ns since the epoch, 32 bytes of seed, u32 length, then
+// that many bytes of `KEY=VALUE\0`.
+//
+// The read must block the whole process: a checkpoint is taken there, and an interrupted blocking read restarts cleanly.
+'use strict';
+
+const fs = require('node:fs');
+
+const PARK_FD = 3;
+const STATUS_FD = 4;
+const HEADER_BYTES = 52;
+const ENVIRONMENT_LIMIT = 1 << 20;
+
+/** True when the agent started this process. Run by hand, the numbers are free, belong to Node, or are both ends of one pipe. */
+const attached = (() => {
+  try {
+    const park = fs.fstatSync(PARK_FD);
+    const status = fs.fstatSync(STATUS_FD);
+    return park.isFIFO() && status.isFIFO() && park.ino !== status.ino;
+  } catch {
+    return false;
+  }
+})();
+
+/** Writes one status byte, `R` or `P`. */
+function mark(letter) {
+  if (attached) fs.writeSync(STATUS_FD, letter);
+}
+
+function readExactly(length) {
+  const bytes = Buffer.allocUnsafe(length);
+  for (let filled = 0; filled < length; ) {
+    const count = fs.readSync(PARK_FD, bytes, filled, length - filled, null);
+    // The agent is gone and nobody will ever release this process.
+    if (count === 0) process.exit(0);
+    filled += count;
+  }
+  return bytes;
+}
+
+/** Blocks until the release frame is there and applies its environment. */
+function waitForRelease() {
+  if (!attached) return;
+  const header = readExactly(HEADER_BYTES);
+  const environmentLength = header.readUInt32LE(48);
+  if (header.latin1Slice(0, 4) !== 'SREL' || header.readUInt32LE(4) !== 1 || environmentLength > ENVIRONMENT_LIMIT) {
+    throw new Error('the release frame on fd 3 is not one this runtime understands');
+  }
+  // The seed (bytes 16 to 48) is for processes restored from a checkpoint; a fresh Node has just seeded itself from the kernel.
+  for (const entry of readExactly(environmentLength).toString().split('\0')) {
+    const equals = entry.indexOf('=');
+    if (equals > 0) process.env[entry.slice(0, equals)] = entry.slice(equals + 1);
+  }
+  fs.closeSync(PARK_FD);
+}
+
+module.exports = { mark, waitForRelease };
