@@ -1,0 +1,74 @@
+//! The store as a whole: its folder, its lock, its parts.
+
+use std::fs::{File, TryLockError};
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use redb::Builder;
+
+use crate::blobs::{Blobs, sync_dir};
+use crate::db::Db;
+use crate::error::StoreError;
+use crate::writer::Writer;
+
+/// redb's cache; its default of 1 GiB is more than a small node has.
+const CACHE_BYTES: usize = 4 << 20;
+
+/// The state of one node. Cheap to clone; every clone is the same state. All calls block on the disk.
+#[derive(Clone)]
+pub struct Store(pub(crate) Arc<Inner>);
+
+pub(crate) struct Inner {
+    pub(crate) writer: Writer,
+    pub(crate) db: Arc<Db>,
+    pub(crate) blobs: Blobs,
+    /// Held as long as any clone lives; the kernel gives it up with the process.
+    _lock: File,
+}
+
+impl Store {
+    /// Opens the state in folder `dir`, or makes it. Temporary files of a killed predecessor are removed.
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`] when another process has it open, [`StoreError::Corrupt`] with a remedy when the state
+    /// file is damaged, [`StoreError::DiskFull`] and [`StoreError::Io`].
+    pub fn open(dir: &Path) -> Result<Self, StoreError> {
+        std::fs::create_dir_all(dir).map_err(|e| StoreError::io("create", dir, e))?;
+        let lock = lock(dir)?;
+        let path = dir.join("state.redb");
+        let file = path.clone();
+        // The check of every page at opening costs milliseconds for what a node keeps; without it redb may panic
+        // on a damaged file in the middle of a request.
+        let open = move || {
+            Builder::new().set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true).create(&file)
+        };
+        let db = Arc::new(Db::open(&path, Box::new(open))?);
+        sync_dir(dir)?;
+        Self::assemble(dir, db, lock)
+    }
+
+    pub(crate) fn assemble(dir: &Path, db: Arc<Db>, lock: File) -> Result<Self, StoreError> {
+        crate::functions::create_tables(&db)?;
+        let blobs = Blobs::open(&dir.join("blobs"), Arc::clone(&db))?;
+        let writer = Writer::start(Arc::clone(&db))?;
+        Ok(Self(Arc::new(Inner { writer, db, blobs, _lock: lock })))
+    }
+
+    /// The function images.
+    pub fn blobs(&self) -> &Blobs {
+        &self.0.blobs
+    }
+}
+
+fn lock(dir: &Path) -> Result<File, StoreError> {
+    let path = dir.join("lock");
+    let file = File::options().create(true).truncate(false).write(true).open(&path);
+    let file = file.map_err(|e| StoreError::io("create", &path, e))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(StoreError::InUse { path: dir.to_owned() }),
+        Err(TryLockError::Error(e)) if e.kind() == io::ErrorKind::Interrupted => lock(dir),
+        Err(TryLockError::Error(e)) => Err(StoreError::io("lock", &path, e)),
+    }
+}
