@@ -134,7 +134,7 @@ class Connection {
     this.socket.on('close', () => process.exit());
   }
 
-  /** The next response on this connection. Call once for each request, in order. */
+  /** The next response on this connection. Call once for each request, in order, in the same turn as the request is written. */
   response() {
     return new Promise((resolve) => this.#waiting.push(resolve));
   }

@@ -82,8 +82,9 @@ function dieOf(thrown) {
 async function serve(handler, alone) {
   const connection = new Connection(process.env.AWS_LAMBDA_RUNTIME_API);
   connection.write(connection.nextRequest);
+  let next = connection.response();
   for (;;) {
-    const request = await connection.response();
+    const request = await next;
     if (request.status !== 200) throw new Error(`the runtime API answered ${request.status} to a request for the next event`);
 
     const invocation = new Invocation(connection, request);
@@ -99,14 +100,18 @@ async function serve(handler, alone) {
     if (!active.delete(invocation)) return;
 
     connection.write(answer + connection.nextRequest);
-    const accepted = await connection.response();
+    const accepted = connection.response();
+    next = connection.response();
+    const { status, body } = await accepted;
     // The agent has settled the invocation itself, for instance as too large; the request for the next one is already on its way.
-    if (accepted.status !== 202) logError(invocation.id, `the runtime API refused the answer: ${accepted.status} ${accepted.body}`);
+    if (status !== 202) logError(invocation.id, `the runtime API refused the answer: ${status} ${body}`);
   }
 }
 
 async function main() {
+  const stalled = () => refuse(new RuntimeError('Runtime.HandlerStalled', 'loading still waits, but nothing is left that could wake it'));
   process.on('uncaughtException', refuse);
+  process.on('beforeExit', stalled);
   let handler;
   try {
     handler = await loadHandler(process.env.LAMBDA_TASK_ROOT ?? process.cwd(), process.env._HANDLER ?? '');
@@ -123,6 +128,7 @@ async function main() {
   }
 
   process.removeListener('uncaughtException', refuse);
+  process.removeListener('beforeExit', stalled);
   process.on('uncaughtException', dieOf);
   process.on('beforeExit', () => {
     for (const invocation of active.keys()) invocation.drained?.();

@@ -109,7 +109,7 @@ class Invocation {
       if (typeof result?.then === 'function') {
         this.drained = () => reject(stalled());
         result.then(resolve, reject);
-      } else if (result !== undefined || (!alone && handler.length < 3)) {
+      } else if (handler.length < 3 && (result !== undefined || !alone)) {
         resolve(result);
       }
       // Otherwise it answers through the callback, or, like a script, by having nothing left to do.

@@ -1,0 +1,1 @@
+stratos.onRestore(async () => { throw new RangeError('hook'); }); export const handler = async () => null;

@@ -1,0 +1,1 @@
+throw new RangeError('at load'); export const handler = 1;
