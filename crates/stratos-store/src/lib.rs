@@ -9,6 +9,8 @@
 //! invocation writes nothing here. All calls block on the disk; call them from a thread that may.
 
 mod blobs;
+#[cfg(test)]
+mod crash_tests;
 mod db;
 mod error;
 mod functions;

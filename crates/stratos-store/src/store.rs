@@ -37,14 +37,12 @@ impl Store {
         std::fs::create_dir_all(dir).map_err(|e| StoreError::io("create", dir, e))?;
         let lock = lock(dir)?;
         let path = dir.join("state.redb");
+        if !path.exists() {
+            create(dir, &path)?;
+        }
         let file = path.clone();
-        // The check of every page at opening costs milliseconds for what a node keeps; without it redb may panic
-        // on a damaged file in the middle of a request.
-        let open = move || {
-            Builder::new().set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true).create(&file)
-        };
+        let open = move || builder().open(&file);
         let db = Arc::new(Db::open(&path, Box::new(open))?);
-        sync_dir(dir)?;
         Self::assemble(dir, db, lock)
     }
 
@@ -59,6 +57,35 @@ impl Store {
     pub fn blobs(&self) -> &Blobs {
         &self.0.blobs
     }
+}
+
+/// Makes an empty database under another name first: a loss of power in the middle of making one leaves a file that is
+/// none.
+fn create(dir: &Path, path: &Path) -> Result<(), StoreError> {
+    let new = path.with_extension("new");
+    if let Err(e) = std::fs::remove_file(&new)
+        && e.kind() != io::ErrorKind::NotFound
+    {
+        return Err(StoreError::io("delete", &new, e));
+    }
+    drop(Db::open(
+        &new,
+        Box::new({
+            let new = new.clone();
+            move || builder().create(&new)
+        }),
+    )?);
+    File::open(&new).and_then(|f| f.sync_all()).map_err(|e| StoreError::io("write", &new, e))?;
+    std::fs::rename(&new, path).map_err(|e| StoreError::io("rename a file to", path, e))?;
+    sync_dir(dir)
+}
+
+/// The check of every page at opening costs milliseconds for what a node keeps; without it redb may panic on a damaged
+/// file in the middle of a request.
+pub(crate) fn builder() -> Builder {
+    let mut builder = Builder::new();
+    builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true);
+    builder
 }
 
 fn lock(dir: &Path) -> Result<File, StoreError> {
