@@ -1,0 +1,135 @@
+//! The cache folder: downloads by digest, layer images, and the apt state and tools a build needs.
+//!
+//! Nothing in it is precious. Builds hold its lock, so that two at a time do not meet; whatever a killed build left
+//! under `tmp` goes when the next one begins.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use stratos_types::Digest;
+
+use crate::error::{FileError, at};
+use crate::progress::Progress;
+
+/// The cache folder, locked for one build until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Cache {
+    root: PathBuf,
+    _lock: File,
+}
+
+/// The cache folder by convention: `$STRATOS_CACHE`, else `$XDG_CACHE_HOME/stratos`, else `~/.cache/stratos`.
+/// None when none of the variables is set.
+pub fn default_cache_dir() -> Option<PathBuf> {
+    let path = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    path("STRATOS_CACHE")
+        .or_else(|| path("XDG_CACHE_HOME").map(|folder| folder.join("stratos")))
+        .or_else(|| path("HOME").map(|folder| folder.join(".cache/stratos")))
+}
+
+impl Cache {
+    /// Makes the folders, waits for other builds and clears what killed ones left.
+    pub(crate) fn open(root: &Path, progress: &dyn Progress) -> Result<Self, FileError> {
+        let root = std::path::absolute(root).map_err(at("find", root))?;
+        for folder in ["downloads", "layers", "trees", "tmp", "apt"] {
+            let folder = root.join(folder);
+            std::fs::create_dir_all(&folder).map_err(at("create", &folder))?;
+        }
+        let file = root.join("build.lock");
+        let lock = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&file)
+            .map_err(at("open", &file))?;
+        if lock.try_lock().is_err() {
+            progress.notice(&format!("waiting for another build that uses {}", root.display()));
+            lock.lock().map_err(at("lock", &file))?;
+        }
+        let tmp = root.join("tmp");
+        std::fs::remove_dir_all(&tmp).map_err(at("clear", &tmp))?;
+        std::fs::create_dir(&tmp).map_err(at("create", &tmp))?;
+        Ok(Self { root, _lock: lock })
+    }
+
+    /// A new empty folder that goes when it is dropped.
+    pub(crate) fn temp(&self) -> Result<tempfile::TempDir, FileError> {
+        let tmp = self.root.join("tmp");
+        tempfile::tempdir_in(&tmp).map_err(at("create a folder in", &tmp))
+    }
+
+    /// The folder of built layers.
+    pub(crate) fn layers(&self) -> PathBuf {
+        self.root.join("layers")
+    }
+
+    /// The folder of unpacked build tools.
+    pub(crate) fn trees(&self) -> PathBuf {
+        self.root.join("trees")
+    }
+
+    /// The folder of the build's own apt state.
+    pub(crate) fn apt(&self) -> PathBuf {
+        self.root.join("apt")
+    }
+
+    /// Where the download with this digest is or would be.
+    pub(crate) fn download(&self, digest: &Digest) -> PathBuf {
+        self.root.join("downloads").join(digest.hex())
+    }
+
+    /// Whether a download is there, whole and unchanged. A damaged one is removed.
+    pub(crate) fn has(&self, digest: &Digest) -> Result<bool, FileError> {
+        let path = self.download(digest);
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(at("open", &path)(error)),
+        };
+        if Digest::of_reader(file).map_err(at("read", &path))? == *digest {
+            return Ok(true);
+        }
+        std::fs::remove_file(&path).map_err(at("remove", &path))?;
+        Ok(false)
+    }
+
+    /// Takes a fetched file (on the cache's file system) into the downloads and gives its digest.
+    pub(crate) fn admit(&self, file: &Path) -> Result<Digest, FileError> {
+        let open = File::open(file).map_err(at("open", file))?;
+        let digest = Digest::of_reader(&open).map_err(at("read", file))?;
+        open.sync_all().map_err(at("sync", file))?;
+        let path = self.download(&digest);
+        std::fs::rename(file, &path).map_err(at("rename", file))?;
+        Ok(digest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::progress::Silent;
+
+    #[test]
+    fn downloads_are_known_by_content() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::open(folder.path(), &Silent).unwrap();
+        let fetched = folder.path().join("tmp/some.deb");
+        std::fs::write(&fetched, "content").unwrap();
+        let digest = cache.admit(&fetched).unwrap();
+        assert_eq!(digest, Digest::of(b"content"));
+        assert!(cache.has(&digest).unwrap());
+        assert!(!cache.has(&Digest::of(b"other")).unwrap());
+        std::fs::write(cache.download(&digest), "c0ntent").unwrap();
+        assert!(!cache.has(&digest).unwrap(), "a damaged download must not be used");
+        assert!(!cache.download(&digest).exists());
+    }
+
+    #[test]
+    fn opening_clears_what_a_killed_build_left() {
+        let folder = tempfile::tempdir().unwrap();
+        drop(Cache::open(folder.path(), &Silent).unwrap());
+        std::fs::write(folder.path().join("tmp/half"), "x").unwrap();
+        drop(Cache::open(folder.path(), &Silent).unwrap());
+        assert!(!folder.path().join("tmp/half").exists());
+    }
+}
