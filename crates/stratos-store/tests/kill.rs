@@ -77,10 +77,10 @@ fn what_was_acknowledged_survives_kill_9() {
     let (mut last, mut queued) = (0, Vec::new());
     for round in 0..8 {
         let mut child = spawn(dir.path());
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         // Killed in the middle of work, at another place each round.
         let mut seen = 0;
-        while let Some(line) = lines.next() {
+        for line in lines {
             let line = line.unwrap();
             match line.rsplit_once("ack ").and_then(|(_, ack)| ack.split_once(' ')) {
                 Some(("version", number)) => last = number.parse().unwrap(),
