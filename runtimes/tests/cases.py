@@ -443,3 +443,13 @@ def sitecustomize(h):
     check(h.instance.wait(), 0, "exit code")
     check(h.instance.output()[0], "['yes', None]\nchild yes\n", "output")
     check(h.instance.status(), b"", "status after the end")
+
+
+@both
+def example(h):
+    """the hello example greets"""
+    handler = {"node": "index.handler", "python": "app.handler"}[h.language]
+    h.start(handler, root=RUNTIMES.parent / "examples" / f"hello-{h.language}")
+    check(h.invoke({"name": "Ada"}).json["message"], "Hello, Ada!", "greeting")
+    check(h.invoke(None, "id-2").json["message"], "Hello, world!", "greeting without a name")
+    check(h.finish()[0], "greeting Ada (request id-1)\ngreeting world (request id-2)\n", "log")
