@@ -127,7 +127,8 @@ def _serve(handler, wait, alone):
 
 def main():
     """Runs the runtime; never returns."""
-    sys.stdout.reconfigure(line_buffering=True)
+    # One write for each line, even where PYTHONUNBUFFERED would make it two (the text, then its line end).
+    sys.stdout.reconfigure(line_buffering=True, write_through=False)
     sys.meta_path.insert(0, _LoggingDefaults)
     stratos_handler.prepare_path(os.environ.get("LAMBDA_TASK_ROOT") or os.getcwd())
     try:

@@ -293,7 +293,7 @@ def leaves(h):
 @both
 def prints(h):
     """each line is one write, as it was printed"""
-    h.start("basic.print_two")
+    h.start("basic.print_two", env={"PYTHONUNBUFFERED": "1"})
     h.invoke(None)
     h.finish()
     check([piece.decode() for piece in h.instance.stdout], ["first ünïcode\n", "second line\n"], "writes to stdout")
