@@ -67,6 +67,8 @@ codes! {
     NotFound = "not_found", 404, Client;
     /// The path exists, the method does not.
     MethodNotAllowed = "method_not_allowed", 405, Client;
+    /// The request's body did not arrive in time.
+    RequestTimeout = "request_timeout", 408, Client;
     /// Another change of the same function is under way, or the state forbids it.
     Conflict = "conflict", 409, Client;
     /// The payload is over 6 MiB, or the package over its limit.
@@ -77,6 +79,8 @@ codes! {
     DependencyFailed = "dependency_failed", 422, Function;
     /// The function's queue is full; try again after `Retry-After`.
     QueueFull = "queue_full", 429, Client;
+    /// The node cannot do this yet, such as passing on a protocol upgrade.
+    Unsupported = "unsupported", 501, Platform;
     /// The handler threw or returned an error.
     FunctionError = "function_error", 502, Function;
     /// The function failed before it could take a request.
@@ -156,6 +160,12 @@ impl ApiError {
     #[must_use]
     pub fn hint(self, hint: impl Into<String>) -> Self {
         Self { hint: Some(hint.into()), ..self }
+    }
+
+    /// The same error, said to be about an invocation.
+    #[must_use]
+    pub fn for_invocation(self, id: impl fmt::Display) -> Self {
+        Self { invocation: Some(id.to_string()), ..self }
     }
 
     /// The same error with the chain of sources of `error` as its causes.

@@ -24,6 +24,15 @@ pub struct Health {
     pub layers: Vec<LayerInfo>,
 }
 
+/// What a node tells of itself without a token.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Liveness {
+    /// `ok`: it answers.
+    pub status: String,
+    /// The node's version.
+    pub version: String,
+}
+
 /// A runtime layer on the node.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct LayerInfo {

@@ -1,0 +1,256 @@
+//! One deployed version, ready to be started: its images mounted, its command and environment made.
+
+use std::collections::HashMap;
+use std::ffi::CString;
+use std::sync::Arc;
+
+use stratos_api::{ApiError, ErrorCode};
+use stratos_sandbox::egress::EgressPolicy;
+use stratos_sandbox::seccomp::SeccompFilter;
+use stratos_sandbox::{Image, InstancePlan};
+use stratos_types::spec::Inferred;
+use stratos_types::{Entry, FunctionKey, FunctionSpec, InstanceId, Runtime, Version};
+
+use super::{Engine, EngineError, failure, read, write};
+use crate::layers::Layer;
+
+/// The port that a `$PORT` function listens on (Knative's default).
+pub(super) const HTTP_PORT: u16 = 8080;
+/// Size of an instance's /tmp as a share of its memory limit: tmpfs pages count against that limit.
+const TMP_SHARE: u64 = 2;
+/// Processes and threads of one instance.
+const PIDS_MAX: u32 = 256;
+/// Share of the memory limit that V8's old space may take: the rest is for young space, buffers and code.
+const NODE_OLD_SPACE_PERCENT: u32 = 75;
+
+/// One deployed version.
+pub(super) struct Deployed {
+    pub(super) key: FunctionKey,
+    pub(super) version: Version,
+    pub(super) spec: Arc<FunctionSpec>,
+    layer: Arc<Layer>,
+    function: Arc<Image>,
+    seccomp: Arc<SeccompFilter>,
+    egress: Option<Arc<EgressPolicy>>,
+    argv: Vec<CString>,
+    env: Vec<CString>,
+}
+
+/// The system call profile of each runtime.
+pub(super) struct Profiles(HashMap<Runtime, Arc<SeccompFilter>>);
+
+impl Profiles {
+    pub(super) fn load() -> Result<Self, EngineError> {
+        let load = |runtime: Runtime| {
+            let filter = SeccompFilter::for_runtime(runtime.as_str());
+            let filter = filter.map_err(|source| EngineError::Profile { runtime: runtime.as_str(), source })?;
+            Ok((runtime, Arc::new(filter)))
+        };
+        Runtime::ALL.into_iter().map(load).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+impl Engine {
+    /// Finds a version, the current one when none is named, and makes it ready to be started.
+    pub(super) async fn resolve(
+        &self,
+        key: &FunctionKey,
+        version: Option<Version>,
+    ) -> Result<Arc<Deployed>, ApiError> {
+        let cached = read(&self.0.current).get(key).cloned();
+        if let Some(deployed) = cached
+            && version.is_none_or(|v| v == deployed.version)
+        {
+            return Ok(deployed);
+        }
+        let (engine, key) = (self.clone(), key.clone());
+        let loading = tokio::task::spawn_blocking(move || engine.load(&key, version));
+        loading.await.map_err(|error| {
+            ApiError::new(ErrorCode::Internal, "loading the function failed").caused_by(&error)
+        })?
+    }
+
+    fn load(&self, key: &FunctionKey, version: Option<Version>) -> Result<Arc<Deployed>, ApiError> {
+        let record = self.0.store.function(key).map_err(|e| failure::storage(&e))?;
+        let record = record.ok_or_else(|| failure::unknown_function(key, None))?;
+        let wanted = version.unwrap_or(record.current);
+        if let Some(pool) = super::lock(&self.0.pools).get(&(key.clone(), wanted)) {
+            return Ok(Arc::clone(&pool.deployed));
+        }
+        let found = record.versions.into_iter().find(|v| v.version == wanted);
+        let found = found.ok_or_else(|| failure::unknown_function(key, version))?;
+        let spec = FunctionSpec::parse(&found.spec_toml, &Inferred::default()).map_err(|error| {
+            ApiError::new(ErrorCode::Internal, "the stored specification does not parse").caused_by(&error)
+        })?;
+        let internal = |what: &str, error: &(dyn std::error::Error + 'static)| {
+            ApiError::new(ErrorCode::Internal, what.to_owned()).caused_by(error)
+        };
+        let layer = self.0.layers.get(&found.layer_name).map_err(|error| {
+            internal("the function's runtime layer is not usable", &error)
+                .hint("`stratos layer build` makes the layers")
+        })?;
+        let image = self.0.store.blobs().path(&found.image);
+        let function = self.0.sandbox.mount_image(&image);
+        let function = function.map_err(|error| internal("the function's image cannot be mounted", &error))?;
+        let egress = (!spec.egress.is_empty())
+            .then(|| EgressPolicy::new(spec.egress.clone(), self.0.config.egress_denied.clone()))
+            .transpose()
+            .map_err(|error| internal("the function's egress rules cannot be used", &error))?;
+        let deployed = Arc::new(Deployed {
+            argv: argv(&spec),
+            env: env(&spec, key, wanted),
+            seccomp: Arc::clone(&self.0.profiles.0[&spec.runtime]),
+            egress: egress.map(Arc::new),
+            key: key.clone(),
+            version: wanted,
+            spec: Arc::new(spec),
+            layer,
+            function,
+        });
+        if wanted == record.current {
+            write(&self.0.current).insert(key.clone(), Arc::clone(&deployed));
+        }
+        Ok(deployed)
+    }
+}
+
+impl Deployed {
+    /// What the sandbox needs to start one instance.
+    pub(super) fn plan(&self, id: InstanceId) -> InstancePlan {
+        let mut env = self.env.clone();
+        env.push(variable("AWS_LAMBDA_LOG_STREAM_NAME", &id.to_string()));
+        InstancePlan {
+            id: id.to_string(),
+            layer: Arc::clone(&self.layer.image),
+            function: Arc::clone(&self.function),
+            argv: self.argv.clone(),
+            env,
+            memory_bytes: self.spec.memory.bytes(),
+            cpu_millis: None,
+            pids_max: PIDS_MAX,
+            tmp_bytes: self.spec.memory.bytes() / TMP_SHARE,
+            seccomp: Arc::clone(&self.seccomp),
+            egress: self.egress.clone(),
+            hostname: self.key.name.to_string(),
+        }
+    }
+
+    /// The program that an instance executes, for messages.
+    pub(super) fn program(&self) -> String {
+        self.argv[0].to_string_lossy().into_owned()
+    }
+
+    /// The name that AWS clients know a function by.
+    pub(super) fn arn(&self) -> String {
+        format!("arn:aws:lambda:local:000000000000:function:{}", self.key.name)
+    }
+}
+
+/// A C string from text that was checked to hold no NUL when it came in.
+fn c_string(text: impl Into<Vec<u8>>) -> CString {
+    CString::new(text).expect("specifications hold no NUL")
+}
+
+fn variable(name: &str, value: &str) -> CString {
+    c_string(format!("{name}={value}"))
+}
+
+const NODE: &str = "/usr/bin/node";
+const PYTHON: &str = "/usr/bin/python3.13";
+/// Without `site` (it costs some milliseconds and does nothing for a handler) and without writing bytecode.
+const PYTHON_HANDLER: [&str; 4] = [PYTHON, "-S", "-B", "/opt/stratos/bootstrap.py"];
+
+fn node_heap_flag(spec: &FunctionSpec) -> String {
+    format!("--max-old-space-size={}", spec.memory.mib() * NODE_OLD_SPACE_PERCENT / 100)
+}
+
+/// The command of an instance. execve(2) searches no PATH, so the program is found here.
+fn argv(spec: &FunctionSpec) -> Vec<CString> {
+    let words: Vec<String> = match (&spec.entry, spec.runtime) {
+        (Entry::Handler(_), Runtime::Node24) => {
+            vec![NODE.into(), node_heap_flag(spec), "/opt/stratos/bootstrap.mjs".into()]
+        }
+        (Entry::Handler(_), Runtime::Python313) => PYTHON_HANDLER.map(str::to_owned).to_vec(),
+        (Entry::Handler(path), Runtime::Native) => vec![in_task(path)],
+        (Entry::Start(argv), runtime) => start_command(argv, runtime),
+    };
+    words.into_iter().map(c_string).collect()
+}
+
+fn start_command(argv: &[String], runtime: Runtime) -> Vec<String> {
+    let (program, rest) = argv.split_first().expect("a start command has a program");
+    let head = match (program.as_str(), runtime) {
+        ("node", Runtime::Node24) => vec![NODE.into()],
+        ("python" | "python3" | "python3.13", Runtime::Python313) => vec![PYTHON.into()],
+        (path, _) if path.starts_with('/') => vec![path.into()],
+        (path, _) if path.contains('/') => vec![in_task(path)],
+        // A command of a dependency is a script, and no `env` is in the layer to find its interpreter.
+        (name, Runtime::Node24) => vec![NODE.into(), format!("/var/task/node_modules/.bin/{name}")],
+        (name, Runtime::Python313) => vec![PYTHON.into(), format!("/var/task/.stratos/python/bin/{name}")],
+        (name, Runtime::Native) => vec![in_task(name)],
+    };
+    head.into_iter().chain(rest.iter().cloned()).collect()
+}
+
+fn in_task(path: &str) -> String {
+    format!("/var/task/{}", path.trim_start_matches("./"))
+}
+
+fn env(spec: &FunctionSpec, key: &FunctionKey, version: Version) -> Vec<CString> {
+    let (name, memory) = (key.name.as_str(), spec.memory.mib().to_string());
+    let log_group = format!("/stratos/{key}");
+    let mut pairs = vec![
+        ("PATH", "/usr/bin".to_owned()),
+        ("HOME", "/tmp".to_owned()),
+        ("LANG", "C.UTF-8".to_owned()),
+        ("TZ", ":UTC".to_owned()),
+        ("LAMBDA_TASK_ROOT", "/var/task".to_owned()),
+        ("LAMBDA_RUNTIME_DIR", "/opt/stratos".to_owned()),
+        ("AWS_LAMBDA_FUNCTION_NAME", name.to_owned()),
+        ("AWS_LAMBDA_FUNCTION_VERSION", version.to_string()),
+        ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", memory),
+        ("AWS_LAMBDA_LOG_GROUP_NAME", log_group),
+        ("AWS_EXECUTION_ENV", format!("StratOS_{}", spec.runtime)),
+        ("AWS_LAMBDA_INITIALIZATION_TYPE", "on-demand".to_owned()),
+        ("AWS_REGION", "local".to_owned()),
+        ("AWS_DEFAULT_REGION", "local".to_owned()),
+    ];
+    match &spec.entry {
+        Entry::Handler(handler) => {
+            pairs.push(("_HANDLER", handler.clone()));
+            pairs.push(("AWS_LAMBDA_RUNTIME_API", RUNTIME_API.to_owned()));
+            if spec.concurrency > 1 {
+                pairs.push(("AWS_LAMBDA_MAX_CONCURRENCY", spec.concurrency.to_string()));
+            }
+        }
+        Entry::Start(_) => {
+            pairs.push(("PORT", HTTP_PORT.to_string()));
+            pairs.push(("K_SERVICE", name.to_owned()));
+            pairs.push(("K_CONFIGURATION", name.to_owned()));
+            pairs.push(("K_REVISION", format!("{name}-{version:05}")));
+            match spec.runtime {
+                Runtime::Node24 => pairs.push((
+                    "NODE_OPTIONS",
+                    format!("--require=/opt/stratos/preload.cjs {}", node_heap_flag(spec)),
+                )),
+                Runtime::Python313 => pairs.push(("STRATOS_STATUS_FD", "4".to_owned())),
+                Runtime::Native => {}
+            }
+        }
+    }
+    if spec.runtime == Runtime::Python313 {
+        pairs.push(("PYTHONPATH", "/var/task:/var/task/.stratos/python:/opt/stratos".to_owned()));
+        pairs.push(("PYTHONUNBUFFERED", "1".to_owned()));
+    }
+    // The author's own come last and win over the defaults; names of the contract were refused on reading.
+    let own = spec.env.iter().map(|(k, v)| (k.as_str(), v.clone()));
+    let mut merged: Vec<(&str, String)> = pairs;
+    for (name, value) in own {
+        merged.retain(|(n, _)| *n != name);
+        merged.push((name, value));
+    }
+    merged.iter().map(|(name, value)| variable(name, value)).collect()
+}
+
+/// Where the Runtime API listens in every instance's network namespace.
+const RUNTIME_API: &str = "127.0.0.1:9001";

@@ -1,0 +1,203 @@
+//! Why a request failed, and who is to blame: every way a function or the node can fail, said in one place.
+
+use serde_json::Value;
+use stratos_api::{ApiError, ErrorCode};
+use stratos_types::{FunctionKey, FunctionSpec, MemorySize, Version};
+
+/// How an instance's process ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Death {
+    pub(super) code: Option<i32>,
+    pub(super) signal: Option<i32>,
+    pub(super) out_of_memory: bool,
+    /// Set when StratOS itself ended the instance.
+    pub(super) ended_because: Option<&'static str>,
+    /// The last lines the process wrote to stderr.
+    pub(super) stderr: Vec<String>,
+}
+
+/// V8 prints this before it aborts, and abort(3) is all the kernel then sees.
+const V8_HEAP_MESSAGE: &str = "JavaScript heap out of memory";
+
+impl Death {
+    fn is_out_of_memory(&self) -> bool {
+        self.out_of_memory
+            || self.code != Some(0) && self.stderr.iter().any(|line| line.contains(V8_HEAP_MESSAGE))
+    }
+
+    fn how(&self) -> String {
+        match (self.ended_because, self.code, self.signal) {
+            (Some(reason), ..) => format!("was ended because {reason}"),
+            (None, Some(code), _) => format!("exited with status {code}"),
+            (None, None, Some(signal)) => format!("was killed by {}", signal_name(signal)),
+            (None, None, None) => "ended".to_owned(),
+        }
+    }
+
+    /// The error of a request that the instance had when it died, or of the start that this death ended.
+    pub(super) fn error(&self, during: During, memory: MemorySize) -> ApiError {
+        let stderr = (!self.stderr.is_empty()).then(|| serde_json::json!({ "stderr": self.stderr }));
+        let mut error = if self.is_out_of_memory() {
+            ApiError::new(
+                ErrorCode::FunctionOutOfMemory,
+                format!("the function used more than its {memory} of memory"),
+            )
+            .hint("raise `memory` in stratos.toml, or hold less at a time")
+        } else {
+            let (code, when, hint) = match during {
+                During::Init => (
+                    ErrorCode::FunctionInitFailed,
+                    "before it could take a request",
+                    "`stratos logs` shows what it printed",
+                ),
+                During::Request => (
+                    ErrorCode::FunctionCrashed,
+                    "while it had this request",
+                    "`stratos logs` shows what it printed; the request was not tried again",
+                ),
+            };
+            let hint = if self.signal == Some(SIGSYS) {
+                "it made a system call that its profile forbids"
+            } else {
+                hint
+            };
+            ApiError::new(code, format!("the function's process {} {when}", self.how())).hint(hint)
+        };
+        error.detail = stderr;
+        error
+    }
+}
+
+/// What an instance was doing when it died.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum During {
+    Init,
+    Request,
+}
+
+const SIGSYS: i32 = 31;
+
+fn signal_name(signal: i32) -> String {
+    let name = match signal {
+        4 => "SIGILL",
+        6 => "SIGABRT",
+        7 => "SIGBUS",
+        8 => "SIGFPE",
+        9 => "SIGKILL",
+        11 => "SIGSEGV",
+        13 => "SIGPIPE",
+        15 => "SIGTERM",
+        SIGSYS => "SIGSYS",
+        other => return format!("signal {other}"),
+    };
+    name.to_owned()
+}
+
+/// The handler threw, or init did: `detail` is what the bootstrap reported.
+pub(super) fn reported(code: ErrorCode, detail: Value) -> ApiError {
+    let text = |key: &str| detail.get(key).and_then(Value::as_str).unwrap_or_default();
+    let (kind, message) = (text("errorType"), text("errorMessage"));
+    let said = match (kind, message) {
+        ("", "") => "no reason given".to_owned(),
+        ("", message) => message.to_owned(),
+        (kind, "") => kind.to_owned(),
+        (kind, message) => format!("{kind}: {message}"),
+    };
+    let what = match code {
+        ErrorCode::FunctionInitFailed => "the function failed to initialize",
+        _ => "the function returned an error",
+    };
+    let mut error = ApiError::new(code, format!("{what}: {said}"));
+    error.detail = Some(detail);
+    error
+}
+
+pub(super) fn timed_out(spec: &FunctionSpec, during: During) -> ApiError {
+    let what = match during {
+        During::Init => "did not finish its initialization",
+        During::Request => "did not answer",
+    };
+    let message = format!("the function {what} within its timeout of {}", spec.timeout);
+    ApiError::new(ErrorCode::FunctionTimeout, message)
+        .hint("raise `timeout` in stratos.toml, or do less in one request; the instance was ended")
+}
+
+pub(super) fn queue_timed_out(spec: &FunctionSpec) -> ApiError {
+    let message = format!("no instance became free within the timeout of {}", spec.timeout);
+    ApiError::new(ErrorCode::QueueTimeout, message)
+        .hint("raise `max_instances` or `concurrency` in stratos.toml, or give the node more memory")
+}
+
+pub(super) fn queue_full(limit: usize) -> ApiError {
+    ApiError::new(ErrorCode::QueueFull, format!("{limit} requests wait for this function already"))
+        .hint("try again after the time in Retry-After")
+}
+
+pub(super) fn unknown_function(key: &FunctionKey, version: Option<Version>) -> ApiError {
+    match version {
+        None => ApiError::new(ErrorCode::NotFound, format!("there is no function `{}`", key.name))
+            .hint("`stratos ls` lists the functions of this node; `stratos deploy` adds one"),
+        Some(version) => {
+            ApiError::new(ErrorCode::NotFound, format!("function `{}` has no version {version}", key.name))
+                .hint(format!("`stratos versions {}` lists its versions", key.name))
+        }
+    }
+}
+
+pub(super) fn storage(error: &stratos_store::StoreError) -> ApiError {
+    ApiError::new(ErrorCode::StorageFailed, "the node's state cannot be read or written").caused_by(error)
+}
+
+pub(super) fn response_too_large(limit: usize) -> ApiError {
+    ApiError::new(ErrorCode::FunctionBadResponse, format!("the function's answer is over {} MiB", limit >> 20))
+        .hint("stream the answer, or put large results elsewhere and answer with their address")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_death_has_its_own_error() {
+        let death = Death {
+            code: None,
+            signal: None,
+            out_of_memory: false,
+            ended_because: None,
+            stderr: Vec::new(),
+        };
+        let memory = MemorySize::from_mib(128).unwrap();
+        let cases = [
+            (Death { code: Some(3), ..death.clone() }, During::Request, "function_crashed", "status 3"),
+            (Death { code: Some(1), ..death.clone() }, During::Init, "function_init_failed", "status 1"),
+            (Death { signal: Some(11), ..death.clone() }, During::Request, "function_crashed", "SIGSEGV"),
+            (
+                Death { signal: Some(9), out_of_memory: true, ..death.clone() },
+                During::Request,
+                "function_out_of_memory",
+                "128MB",
+            ),
+            (
+                Death {
+                    signal: Some(6),
+                    stderr: vec!["FATAL ERROR: Reached heap limit - JavaScript heap out of memory".into()],
+                    ..death.clone()
+                },
+                During::Init,
+                "function_out_of_memory",
+                "128MB",
+            ),
+            (
+                Death { ended_because: Some("x"), signal: Some(9), ..death },
+                During::Request,
+                "function_crashed",
+                "was ended because x",
+            ),
+        ];
+        for (death, during, code, says) in cases {
+            let error = death.error(during, memory);
+            assert_eq!(error.code.as_str(), code, "{death:?}");
+            assert!(error.message.contains(says), "{}", error.message);
+        }
+    }
+}

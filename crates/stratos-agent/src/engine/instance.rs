@@ -1,0 +1,422 @@
+//! One instance's life: started, made ready, given requests, watched until its process ends.
+//!
+//! However an instance comes to be, what follows is the same: its process waits in a blocking read on the park pipe
+//! until the release frame arrives there, and serves from then on. A restored checkpoint differs only in how the
+//! process came to that read.
+
+use std::collections::VecDeque;
+use std::io::{self, Write as _};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant, SystemTime};
+
+use stratos_api::{ApiError, ErrorCode};
+use stratos_sandbox::Sandbox;
+use stratos_types::{Entry, InstanceId, InvocationId};
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
+use tokio::net::unix::pipe;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+use super::deployed::{Deployed, HTTP_PORT};
+use super::failure::{Death, During, timed_out};
+use super::lock;
+use super::log::{FunctionLog, MAX_LINE_BYTES};
+use super::port::Port;
+use super::runtime_api::{InitState, Job, RuntimeApi};
+
+/// Lines of stderr kept to explain a death.
+const STDERR_KEPT: usize = 10;
+/// How often memory is looked at where the kernel cannot limit it.
+const MEMORY_POLL: Duration = Duration::from_millis(50);
+/// How long a dead instance's last output is waited for.
+const LAST_OUTPUT: Duration = Duration::from_millis(200);
+
+/// A started instance.
+pub(super) struct Instance {
+    pub(super) id: InstanceId,
+    pub(super) started: Instant,
+    pub(super) way_in: WayIn,
+    deployed: Arc<Deployed>,
+    sandbox: Sandboxed,
+    /// The kernel cannot limit its memory here, so it is looked at now and then.
+    watch_memory: bool,
+    ended: AtomicBool,
+    ended_because: OnceLock<&'static str>,
+    death: watch::Sender<Option<Death>>,
+    stderr: Mutex<VecDeque<String>>,
+    /// What it works on, so that its output can be told by invocation while there is only one.
+    working_on: Mutex<Vec<InvocationId>>,
+    cpu_seen: Mutex<Duration>,
+    runtime_api: Option<JoinHandle<()>>,
+}
+
+/// How a request reaches the code.
+pub(super) enum WayIn {
+    Handler(mpsc::UnboundedSender<Job>),
+    Http(Port),
+}
+
+/// The moments of a start, each the end of one phase and the begin of the next.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct StartTimes {
+    pub(super) began: Instant,
+    /// The runtime's first instruction.
+    pub(super) executed: Instant,
+    /// The bootstrap's first line; the same as `executed` for a program without one.
+    pub(super) running: Instant,
+    /// It can take a request.
+    pub(super) ready: Instant,
+}
+
+/// The sandbox's part. Its end removes a cgroup and reaps a process, which may block: never on a tokio worker.
+struct Sandboxed(Option<Arc<stratos_sandbox::Instance>>);
+
+impl Sandboxed {
+    fn get(&self) -> &Arc<stratos_sandbox::Instance> {
+        self.0.as_ref().expect("taken only by drop")
+    }
+}
+
+impl Drop for Sandboxed {
+    fn drop(&mut self) {
+        let inner = self.0.take();
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(move || drop(inner))),
+            Err(_) => drop(inner),
+        }
+    }
+}
+
+impl Instance {
+    /// Starts an instance and waits until it can take a request.
+    ///
+    /// # Errors
+    /// Whose fault it is that it cannot: `function_init_failed`, `function_out_of_memory`, `function_timeout`
+    /// (its init took longer than the function's timeout), or `internal`.
+    pub(super) async fn start(
+        sandbox: Arc<Sandbox>,
+        deployed: Arc<Deployed>,
+        log: Arc<FunctionLog>,
+    ) -> Result<(Arc<Self>, StartTimes), ApiError> {
+        let began = Instant::now();
+        let id = InstanceId::random();
+        let plan = deployed.plan(id);
+        let watch_memory = !sandbox.features().memory;
+        let starting = tokio::task::spawn_blocking(move || sandbox.start(&plan).map(|i| (i, Instant::now())));
+        let internal = |error: &(dyn std::error::Error + 'static)| {
+            ApiError::new(ErrorCode::Internal, "an instance cannot be started").caused_by(error)
+        };
+        let (mut inner, executed) =
+            starting.await.map_err(|e| internal(&e))?.map_err(|error| start_error(&deployed, &error))?;
+        let pipes = Pipes::take(&mut inner).map_err(|e| internal(&e))?;
+        let listener = inner.take_runtime_listener();
+
+        let (way_in, init, runtime_api) = match &deployed.spec.entry {
+            Entry::Handler(_) => {
+                let (api, jobs, init) = RuntimeApi::new(&deployed.arn());
+                let listener = tokio::net::TcpListener::from_std(listener).map_err(|e| internal(&e))?;
+                let task = tokio::spawn(Arc::clone(&api).serve(listener));
+                (WayIn::Handler(jobs), Some((init, api)), Some(task))
+            }
+            Entry::Start(_) => (WayIn::Http(Port::new()), None, None),
+        };
+        let (init, api) = init.unzip();
+        let instance = Arc::new(Self {
+            id,
+            started: began,
+            way_in,
+            deployed,
+            sandbox: Sandboxed(Some(Arc::new(inner))),
+            watch_memory,
+            ended: AtomicBool::new(false),
+            ended_because: OnceLock::new(),
+            death: watch::Sender::new(None),
+            stderr: Mutex::default(),
+            working_on: Mutex::default(),
+            cpu_seen: Mutex::default(),
+            runtime_api,
+        });
+        let output = [
+            tokio::spawn(Arc::clone(&instance).read_output(pipes.stdout, "stdout", Arc::clone(&log))),
+            tokio::spawn(Arc::clone(&instance).read_output(pipes.stderr, "stderr", log)),
+        ];
+        tokio::spawn(Arc::clone(&instance).watch(output, api));
+        let result = instance.become_ready(pipes.status, init).await;
+        match result {
+            Ok((running, ready)) => {
+                let running = running.unwrap_or(executed).max(executed);
+                Ok((instance, StartTimes { began, executed, running, ready: ready.max(running) }))
+            }
+            Err(error) => {
+                instance.end("its start failed");
+                Err(error)
+            }
+        }
+    }
+
+    /// Waits for the first sign of readiness, death or the timeout. Gives when the bootstrap's first line ran, if it
+    /// said so, and when the instance was ready.
+    async fn become_ready(
+        self: &Arc<Self>,
+        status: pipe::Receiver,
+        init: Option<watch::Receiver<InitState>>,
+    ) -> Result<(Option<Instant>, Instant), ApiError> {
+        let running = tokio::spawn(first_byte(status));
+        let ready = async {
+            match (init, &self.way_in) {
+                (Some(mut init), _) => {
+                    let state = init.wait_for(|state| !matches!(state, InitState::Running)).await;
+                    match state.map(|state| state.clone()) {
+                        Ok(InitState::Ready(at)) => Ok(at),
+                        Ok(InitState::Failed(error)) => Err(error),
+                        // The API went away with the instance: its death says more.
+                        Ok(InitState::Running) | Err(_) => std::future::pending().await,
+                    }
+                }
+                (None, WayIn::Http(port)) => port.wait(self).await.map(|()| Instant::now()),
+                (None, WayIn::Handler(_)) => unreachable!("a handler has a Runtime API"),
+            }
+        };
+        let timeout = self.deployed.spec.timeout.duration().saturating_sub(self.started.elapsed());
+        let ready = tokio::select! {
+            // An init error is reported and then the process exits: what it reported says more.
+            biased;
+            ready = ready => ready?,
+            death = self.death() => return Err(death.error(During::Init, self.deployed.spec.memory)),
+            () = tokio::time::sleep(timeout) => return Err(timed_out(&self.deployed.spec, During::Init)),
+        };
+        // The byte was written long before the first request was asked for; without a bootstrap none ever comes.
+        let running = match running.is_finished() {
+            true => running.await.ok().flatten(),
+            false => {
+                running.abort();
+                None
+            }
+        };
+        Ok((running, ready))
+    }
+
+    /// Ends the process; what it was working on fails.
+    pub(super) fn end(&self, reason: &'static str) {
+        self.ended.store(true, Ordering::Release);
+        // The first reason is the one that counts.
+        self.ended_because.get_or_init(|| reason);
+        self.sandbox.get().kill();
+    }
+
+    /// Whether it was ended or died.
+    pub(super) fn is_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    /// Waits until the process has ended.
+    pub(super) async fn death(&self) -> Death {
+        let mut death = self.death.subscribe();
+        match death.wait_for(Option::is_some).await {
+            Ok(death) => death.clone().expect("waited for"),
+            Err(_) => unreachable!("the sender lives as long as self"),
+        }
+    }
+
+    /// A socket on its way to the function's port.
+    pub(super) fn connect_port(&self) -> io::Result<std::net::TcpStream> {
+        self.sandbox.get().connect_port(HTTP_PORT)
+    }
+
+    pub(super) fn resident_kb(&self) -> Option<u64> {
+        self.sandbox.get().rss().map(|bytes| bytes / 1024)
+    }
+
+    /// Notes which invocation the output belongs to from now on.
+    pub(super) fn begin_work(&self, id: InvocationId) {
+        lock(&self.working_on).push(id);
+    }
+
+    pub(super) fn end_work(&self, id: InvocationId) {
+        lock(&self.working_on).retain(|other| *other != id);
+    }
+
+    /// CPU time since the last call, and the memory high-water mark in KiB.
+    pub(super) fn usage(&self) -> (Option<u64>, Option<u64>) {
+        let sandbox = self.sandbox.get();
+        let cpu = sandbox.cpu_time().map(|now| {
+            let mut seen = lock(&self.cpu_seen);
+            let spent = now.saturating_sub(*seen);
+            *seen = now;
+            spent.as_micros() as u64
+        });
+        (cpu, sandbox.memory_peak().map(|bytes| bytes / 1024))
+    }
+
+    /// Waits for the process to end, collects why, and tells everyone.
+    async fn watch(self: Arc<Self>, output: [JoinHandle<()>; 2], api: Option<Arc<RuntimeApi>>) {
+        let exit = self.wait_for_exit().await;
+        self.ended.store(true, Ordering::Release);
+        let out_of_memory = self.sandbox.get().oom_killed() || self.ended_because.get() == Some(&OVER_MEMORY);
+        // A grandchild cannot hold the pipes open: the pid namespace died with its first process.
+        let drained = async {
+            for task in output {
+                if let Err(error) = task.await {
+                    tracing::error!(%error, "reading an instance's output failed");
+                }
+            }
+        };
+        if tokio::time::timeout(LAST_OUTPUT, drained).await.is_err() {
+            tracing::debug!(instance = %self.id, "the last output of an instance did not end");
+        }
+        let death = Death {
+            code: exit.as_ref().and_then(|e| e.code),
+            signal: exit.as_ref().and_then(|e| e.signal),
+            out_of_memory,
+            ended_because: self.ended_because.get().copied(),
+            stderr: lock(&self.stderr).iter().cloned().collect(),
+        };
+        tracing::debug!(instance = %self.id, ?death, "instance ended");
+        if let Some(api) = api {
+            api.fail_all(&death.error(During::Request, self.deployed.spec.memory));
+        }
+        if let Some(task) = &self.runtime_api {
+            task.abort();
+        }
+        self.death.send_replace(Some(death));
+    }
+
+    async fn wait_for_exit(&self) -> Option<stratos_sandbox::Exit> {
+        let sandbox = self.sandbox.get();
+        let pidfd = sandbox.pidfd().try_clone_to_owned().and_then(AsyncFd::new);
+        let pidfd = match pidfd {
+            Ok(pidfd) => pidfd,
+            Err(error) => {
+                tracing::error!(instance = %self.id, %error, "cannot watch an instance; it is ended");
+                self.end("it could not be watched");
+                return None;
+            }
+        };
+        let limit = self.deployed.spec.memory.bytes();
+        let mut poll = tokio::time::interval(MEMORY_POLL);
+        loop {
+            tokio::select! {
+                _ = pidfd.readable() => break,
+                _ = poll.tick(), if self.watch_memory => {
+                    if sandbox.rss().is_some_and(|rss| rss > limit) {
+                        self.end(OVER_MEMORY);
+                    }
+                }
+            }
+        }
+        match sandbox.wait() {
+            Ok(exit) => Some(exit),
+            Err(error) => {
+                tracing::error!(instance = %self.id, %error, "cannot learn how an instance ended");
+                None
+            }
+        }
+    }
+
+    async fn read_output(self: Arc<Self>, pipe: pipe::Receiver, stream: &'static str, log: Arc<FunctionLog>) {
+        let mut reader = BufReader::new(pipe);
+        let mut line = Vec::new();
+        loop {
+            line.clear();
+            let read = (&mut reader).take(MAX_LINE_BYTES as u64).read_until(b'\n', &mut line).await;
+            match read {
+                Ok(0) => return,
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::warn!(instance = %self.id, %error, "cannot read an instance's output");
+                    return;
+                }
+            }
+            let text = String::from_utf8_lossy(line.trim_ascii_end()).into_owned();
+            if stream == "stderr" {
+                let mut kept = lock(&self.stderr);
+                if kept.len() == STDERR_KEPT {
+                    kept.pop_front();
+                }
+                kept.push_back(text.clone());
+            }
+            let invocation = match lock(&self.working_on).as_slice() {
+                [one] => Some(one.to_string()),
+                _ => None,
+            };
+            log.add(stratos_api::LogLine {
+                at: crate::clock::rfc3339(SystemTime::now()),
+                stream: stream.into(),
+                instance: self.id.to_string(),
+                invocation,
+                message: text,
+            });
+        }
+    }
+}
+
+/// Why an instance is ended where the kernel cannot do it.
+const OVER_MEMORY: &str = "it used more memory than its limit";
+
+/// The pipes of a new instance, its release frame already written.
+struct Pipes {
+    stdout: pipe::Receiver,
+    stderr: pipe::Receiver,
+    status: pipe::Receiver,
+}
+
+impl Pipes {
+    fn take(inner: &mut stratos_sandbox::Instance) -> io::Result<Self> {
+        let mut park = std::fs::File::from(inner.take_park());
+        // A fresh start has nothing to wait for: its frame lies in the pipe before it looks.
+        park.write_all(&release_frame()?)?;
+        let receiver = |fd: OwnedFd| pipe::Receiver::from_owned_fd(fd);
+        Ok(Self {
+            stdout: receiver(inner.take_stdout())?,
+            stderr: receiver(inner.take_stderr())?,
+            status: receiver(inner.take_status())?,
+        })
+    }
+}
+
+/// The frame that releases a parked instance (docs/formats/release-frame.md).
+fn release_frame() -> io::Result<Vec<u8>> {
+    let mut seed = [0; 32];
+    let filled = rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())?;
+    if filled != seed.len() {
+        return Err(io::Error::other("the kernel gave too few random bytes"));
+    }
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_err(io::Error::other)?;
+    let wall_ns = u64::try_from(now.as_nanos()).map_err(io::Error::other)?;
+    let mut frame = Vec::with_capacity(52);
+    frame.extend_from_slice(b"SREL");
+    frame.extend_from_slice(&1u32.to_le_bytes());
+    frame.extend_from_slice(&wall_ns.to_le_bytes());
+    frame.extend_from_slice(&seed);
+    // Nothing for the environment: a fresh start got it from execve(2).
+    frame.extend_from_slice(&0u32.to_le_bytes());
+    Ok(frame)
+}
+
+/// When the first byte arrives: the bootstrap's first line.
+async fn first_byte(mut status: pipe::Receiver) -> Option<Instant> {
+    let mut byte = [0; 1];
+    match status.read(&mut byte).await {
+        Ok(1) => Some(Instant::now()),
+        _ => None,
+    }
+}
+
+/// A program that cannot be executed is the function's fault, everything else about a start is the node's.
+fn start_error(deployed: &Deployed, error: &stratos_sandbox::StartError) -> ApiError {
+    match error.exec_errno() {
+        Some(errno) => {
+            let program = deployed.program();
+            ApiError::new(ErrorCode::FunctionInitFailed, format!("{program} cannot be executed"))
+                .caused_by(&io::Error::from_raw_os_error(errno))
+                .hint(
+                    "`handler` or `start` in stratos.toml must name a file of the function that is executable, \
+                     and made for this processor",
+                )
+        }
+        None => ApiError::new(ErrorCode::Internal, "an instance cannot be started").caused_by(error),
+    }
+}

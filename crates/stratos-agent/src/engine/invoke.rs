@@ -1,0 +1,590 @@
+//! One request from the edge to code and back, under one deadline.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
+use http_body::{Body, Frame};
+use http_body_util::BodyExt;
+use stratos_api::{ApiError, ErrorCode, InvocationRecord, LogLine, Phases};
+use stratos_types::{InvocationId, TraceContext};
+use tokio::sync::{mpsc, oneshot};
+
+use super::deployed::Deployed;
+use super::failure::{self, During};
+use super::instance::{Instance, StartTimes, WayIn};
+use super::pool::{Lease, Place, Pool};
+use super::port::{Port, PortError};
+use super::runtime_api::{Job, MAX_PAYLOAD_BYTES, Reply, StreamError};
+use super::{Answer, Engine, InvokeRequest, Meta, Outcome, Payload, lock};
+use crate::body::{BoxBody, BoxError};
+
+/// How long a starting instance may keep others from starting; a slow init does not hold up the node.
+const START_TURN: Duration = Duration::from_millis(250);
+/// How long a broken connection waits for the news that the process died.
+const DEATH_NEWS: Duration = Duration::from_millis(100);
+
+impl Engine {
+    /// Runs a request to its answer. The request goes on when the caller goes away: what was delivered to code is
+    /// finished, counted and recorded.
+    pub async fn invoke(&self, request: InvokeRequest) -> Outcome {
+        let meta = Meta {
+            id: request.id,
+            version: request.version,
+            instance: None,
+            cold: false,
+            phases: Phases::default(),
+            trace: request.trace.clone(),
+        };
+        match tokio::spawn(self.clone().run(request)).await {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                let message = "the node failed while it ran this request";
+                let error = ApiError::new(ErrorCode::Internal, message).caused_by(&error);
+                Outcome { meta, result: Err(error) }
+            }
+        }
+    }
+
+    async fn run(self, request: InvokeRequest) -> Outcome {
+        let mut run = Run {
+            arrived: request.arrived,
+            begun_at: SystemTime::now() - request.arrived.elapsed(),
+            key: request.key.clone(),
+            request_bytes: match &request.payload {
+                Payload::Event(bytes) => bytes.len() as u64,
+                Payload::Http(request) => request.body().size_hint().lower(),
+            },
+            meta: Meta {
+                id: request.id,
+                version: request.version,
+                instance: None,
+                cold: false,
+                phases: Phases::default(),
+                trace: request.trace.clone(),
+            },
+            delivered: None,
+            start: None,
+            engine: self.clone(),
+        };
+        let deployed = match self.resolve(&request.key, request.version).await {
+            Ok(deployed) => deployed,
+            // Unknown names are not recorded: a caller could fill the node's memory with them.
+            Err(error) => return run.outcome(Err(error.for_invocation(request.id))),
+        };
+        run.meta.version = Some(deployed.version);
+        let deadline = request.arrived + deployed.spec.timeout.duration();
+        let lease = match self.lease(&deployed, deadline).await {
+            Ok(lease) => lease,
+            Err(error) => return run.failed(error, None),
+        };
+        run.given(&lease);
+        let instance = Arc::clone(&lease.instance);
+        let answered = match &instance.way_in {
+            WayIn::Handler(jobs) => {
+                let Payload::Event(payload) = request.payload else {
+                    let message = "this function takes events, not HTTP requests";
+                    return run.failed(ApiError::new(ErrorCode::BadRequest, message), Some(lease));
+                };
+                let job = NewJob { payload, deadline, client_context: request.client_context };
+                run.ask_handler(&deployed, lease, jobs, job).await
+            }
+            WayIn::Http(port) => run.ask_port(&deployed, lease, port, request.payload, deadline).await,
+        };
+        answered
+    }
+
+    /// Waits for an instance, starting some when needed.
+    async fn lease(&self, deployed: &Arc<Deployed>, deadline: Instant) -> Result<Lease, ApiError> {
+        if self.0.stopping.load(Ordering::Acquire) {
+            return Err(ApiError::new(ErrorCode::Unavailable, "the node is stopping"));
+        }
+        let pool = self.pool(deployed);
+        let granted = match pool.acquire()? {
+            Place::Now(lease) => return Ok(lease),
+            Place::InLine(granted) => granted,
+        };
+        self.start_where_needed(&pool);
+        match tokio::time::timeout_at(deadline.into(), granted).await {
+            Ok(Ok(lease)) => lease,
+            Ok(Err(_)) => Err(ApiError::new(ErrorCode::Unavailable, "the node is stopping")),
+            Err(_) if pool.is_starting() => Err(failure::timed_out(&deployed.spec, During::Init)),
+            Err(_) => Err(failure::queue_timed_out(&deployed.spec)),
+        }
+    }
+
+    fn pool(&self, deployed: &Arc<Deployed>) -> Arc<Pool> {
+        let mut pools = lock(&self.0.pools);
+        let pool = pools
+            .entry((deployed.key.clone(), deployed.version))
+            .or_insert_with(|| Arc::new(Pool::new(Arc::clone(deployed), self.0.config.queue_limit)));
+        Arc::clone(pool)
+    }
+
+    pub(super) fn start_where_needed(&self, pool: &Arc<Pool>) {
+        for _ in 0..pool.reserve_starts() {
+            tokio::spawn(self.clone().start_one(Arc::clone(pool)));
+        }
+    }
+
+    async fn start_one(self, pool: Arc<Pool>) {
+        let Ok(turn) = self.0.starters.acquire().await else { return };
+        if !pool.start_still_wanted() {
+            return;
+        }
+        let memory = pool.deployed.spec.memory.bytes();
+        if !self.reserve_memory(memory).await {
+            // Tried again when an instance of the node ends; until then those who wait keep their deadline.
+            tracing::warn!(function = %pool.deployed.key, "no memory left for another instance");
+            return pool.start_put_off();
+        }
+        let log = self.log(&pool.deployed.key);
+        let start = Instance::start(Arc::clone(&self.0.sandbox), Arc::clone(&pool.deployed), Arc::clone(&log));
+        let mut start = std::pin::pin!(start);
+        let mut turn = Some(turn);
+        let started = match tokio::time::timeout(START_TURN, &mut start).await {
+            Ok(started) => started,
+            Err(_) => {
+                drop(turn.take());
+                start.await
+            }
+        };
+        drop(turn);
+        match started {
+            Ok((instance, times)) => {
+                pool.add(Arc::clone(&instance), times);
+                let death = instance.death().await;
+                pool.remove(&instance);
+                tracing::debug!(function = %pool.deployed.key, instance = %instance.id, ?death, "instance gone");
+            }
+            Err(error) => {
+                platform_line(&log, "-", None, format!("START failed: {error}"));
+                pool.start_failed(&error);
+            }
+        }
+        self.0.committed_bytes.fetch_sub(memory, Ordering::AcqRel);
+        // Memory came free, and perhaps requests still wait: here, or for another function.
+        let pools: Vec<_> = lock(&self.0.pools).values().cloned().collect();
+        pools.iter().for_each(|pool| self.start_where_needed(pool));
+    }
+
+    /// Sets memory aside for an instance; makes room by ending the instance that has been idle longest.
+    async fn reserve_memory(&self, bytes: u64) -> bool {
+        let budget = self.0.config.memory_budget;
+        let reserve = |used: u64| (used + bytes <= budget).then_some(used + bytes);
+        // Each round ends one instance; a bound, in case others take what comes free.
+        for _ in 0..64 {
+            if self.0.committed_bytes.fetch_update(Ordering::AcqRel, Ordering::Acquire, reserve).is_ok() {
+                return true;
+            }
+            let pools: Vec<_> = lock(&self.0.pools).values().cloned().collect();
+            let idlest = pools.iter().filter_map(|pool| pool.longest_idle()).min_by_key(|(since, _)| *since);
+            let Some((_, instance)) = idlest else { return false };
+            instance.end("its memory was needed for another function");
+            instance.death().await;
+            // The task that started it gives its memory back right after its death.
+            tokio::task::yield_now().await;
+        }
+        false
+    }
+}
+
+struct NewJob {
+    payload: Bytes,
+    deadline: Instant,
+    client_context: Option<String>,
+}
+
+/// One request while it is run: collects what its record will say.
+struct Run {
+    engine: Engine,
+    key: stratos_types::FunctionKey,
+    arrived: Instant,
+    begun_at: SystemTime,
+    meta: Meta,
+    request_bytes: u64,
+    start: Option<StartTimes>,
+    delivered: Option<Instant>,
+}
+
+impl Run {
+    fn given(&mut self, lease: &Lease) {
+        self.meta.instance = Some(lease.instance.id);
+        self.meta.cold = lease.start.is_some();
+        self.start = lease.start;
+        self.delivered = Some(Instant::now());
+        lease.instance.begin_work(self.meta.id);
+    }
+
+    async fn ask_handler(
+        mut self,
+        deployed: &Deployed,
+        lease: Lease,
+        jobs: &mpsc::UnboundedSender<Job>,
+        new: NewJob,
+    ) -> Outcome {
+        let (reply, replied) = oneshot::channel();
+        let job = Job {
+            id: self.meta.id,
+            payload: new.payload,
+            deadline: new.deadline,
+            trace: self.meta.trace.clone(),
+            client_context: new.client_context,
+            reply,
+        };
+        if jobs.send(job).is_err() {
+            let error = self.died(deployed, &lease).await;
+            return self.failed(error, Some(lease));
+        }
+        let replied = tokio::select! {
+            // An answer that is there counts, even when the process died right after it.
+            biased;
+            reply = replied => reply.ok(),
+            _ = lease.instance.death() => None,
+            () = tokio::time::sleep_until(new.deadline.into()) => {
+                lease.instance.end("a request ran out of time");
+                return self.failed(failure::timed_out(&deployed.spec, During::Request), Some(lease));
+            }
+        };
+        match replied {
+            Some(Reply::Event(body)) => {
+                let bytes = body.len() as u64;
+                self.answered(Answer::Event(body), bytes, lease)
+            }
+            Some(Reply::Failed(error)) => self.failed(error, Some(lease)),
+            Some(Reply::Stream { content_type, chunks }) => {
+                self.meta.phases = self.phases(Instant::now());
+                let meta = self.meta.clone();
+                let body = self.stream(deployed, lease, ChunkBody(chunks), new.deadline, None);
+                Outcome { meta, result: Ok(Answer::EventStream { content_type, body }) }
+            }
+            None => {
+                let error = self.died(deployed, &lease).await;
+                self.failed(error, Some(lease))
+            }
+        }
+    }
+
+    async fn ask_port(
+        mut self,
+        deployed: &Deployed,
+        lease: Lease,
+        port: &Port,
+        payload: Payload,
+        deadline: Instant,
+    ) -> Outcome {
+        let request = http_request(payload, &self.meta.trace, self.meta.id);
+        let instance = Arc::clone(&lease.instance);
+        let sent = tokio::select! {
+            sent = port.send(&instance, request) => sent,
+            () = tokio::time::sleep_until(deadline.into()) => {
+                lease.instance.end("a request ran out of time");
+                return self.failed(failure::timed_out(&deployed.spec, During::Request), Some(lease));
+            }
+        };
+        match sent {
+            Ok((response, sender)) => {
+                self.meta.phases = self.phases(Instant::now());
+                let meta = self.meta.clone();
+                let (mut head, body) = response.into_parts();
+                remove_hop_by_hop(&mut head.headers);
+                let body = self.stream(deployed, lease, body, deadline, Some(sender));
+                let response = Box::new(Response::from_parts(head, body));
+                Outcome { meta, result: Ok(Answer::Http(response)) }
+            }
+            Err(error) => {
+                // A process that dies takes its connections with it; the news of its death comes a moment later.
+                let error = match tokio::time::timeout(DEATH_NEWS, instance.death()).await {
+                    Ok(death) => death.error(During::Request, deployed.spec.memory),
+                    Err(_) => bad_answer(&error),
+                };
+                self.failed(error, Some(lease))
+            }
+        }
+    }
+
+    async fn died(&self, deployed: &Deployed, lease: &Lease) -> ApiError {
+        lease.instance.death().await.error(During::Request, deployed.spec.memory)
+    }
+
+    /// Passes a body on while keeping place and deadline; the record is made when it ends.
+    fn stream<B>(
+        self,
+        deployed: &Deployed,
+        lease: Lease,
+        body: B,
+        deadline: Instant,
+        sender: Option<hyper::client::conn::http1::SendRequest<BoxBody>>,
+    ) -> BoxBody
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let body = StreamedBody {
+            body,
+            sleep: Box::pin(tokio::time::sleep_until(deadline.into())),
+            sent: 0,
+            finish: Some(Finish { run: self, lease, sender, spec: Arc::clone(&deployed.spec) }),
+        };
+        body.boxed_unsync()
+    }
+
+    fn answered(mut self, answer: Answer, bytes: u64, lease: Lease) -> Outcome {
+        self.meta.phases = self.phases(Instant::now());
+        let meta = self.meta.clone();
+        self.finish(bytes, None, Some(lease));
+        Outcome { meta, result: Ok(answer) }
+    }
+
+    fn failed(mut self, error: ApiError, lease: Option<Lease>) -> Outcome {
+        self.meta.phases = self.phases(Instant::now());
+        let error = error.for_invocation(self.meta.id);
+        let meta = self.meta.clone();
+        self.finish(0, Some(&error), lease);
+        Outcome { meta, result: Err(error) }
+    }
+
+    fn outcome(mut self, result: Result<Answer, ApiError>) -> Outcome {
+        self.meta.phases = self.phases(Instant::now());
+        Outcome { meta: self.meta, result }
+    }
+
+    /// The phases up to `now`. A start that began before this request arrived counts from its arrival only, so the
+    /// phases always add up to the total.
+    fn phases(&self, now: Instant) -> Phases {
+        let us = |from: Instant, to: Instant| {
+            to.saturating_duration_since(from.max(self.arrived)).as_micros() as u64
+        };
+        let (sandbox_us, runtime_us, init_us) = match &self.start {
+            Some(s) => (us(s.began, s.executed), us(s.executed, s.running), us(s.running, s.ready)),
+            None => (0, 0, 0),
+        };
+        let total_us = us(self.arrived, now);
+        let handler_us = self.delivered.map_or(0, |delivered| us(delivered, now));
+        let queue_us = total_us.saturating_sub(sandbox_us + runtime_us + init_us + handler_us);
+        Phases { queue_us, sandbox_us, runtime_us, init_us, handler_us, total_us }
+    }
+
+    /// Gives the place back and writes the record, off the path of the answer.
+    fn finish(self, response_bytes: u64, error: Option<&ApiError>, lease: Option<Lease>) {
+        let (mut cpu_us, mut memory_peak_kb) = (None, None);
+        if let Some(lease) = lease {
+            lease.instance.end_work(self.meta.id);
+            // Before the place is given back: the next request's use is not this one's.
+            (cpu_us, memory_peak_kb) = lease.instance.usage();
+            drop(lease);
+        }
+        let record = InvocationRecord {
+            id: self.meta.id.to_string(),
+            function: self.key.name.to_string(),
+            version: self.meta.version.unwrap_or_default(),
+            instance: self.meta.instance.map(|id| id.to_string()),
+            started_at: crate::clock::rfc3339(self.begun_at),
+            cold: self.meta.cold,
+            phases: self.meta.phases,
+            request_bytes: self.request_bytes,
+            response_bytes,
+            memory_peak_kb,
+            cpu_us,
+            outcome: error.map_or("ok", |e| e.code.as_str()).to_owned(),
+            blame: error.map(|e| e.blame),
+            trace_id: self.meta.trace.trace_id(),
+        };
+        let state = self.engine.function_state(&self.key);
+        let instance = record.instance.clone().unwrap_or_else(|| "-".into());
+        platform_line(&state.log, &instance, Some(self.meta.id), report(&record, error));
+        lock(&state.records).add(record);
+    }
+}
+
+/// The line of the log that ends an invocation.
+fn report(record: &InvocationRecord, error: Option<&ApiError>) -> String {
+    let ms = |us: u64| us as f64 / 1000.0;
+    let p = &record.phases;
+    let mut line = format!(
+        "REPORT {} {} total={:.2}ms handler={:.2}ms",
+        record.outcome,
+        if record.cold { "cold" } else { "warm" },
+        ms(p.total_us),
+        ms(p.handler_us)
+    );
+    let more = [("queue", p.queue_us), ("sandbox", p.sandbox_us), ("runtime", p.runtime_us), ("init", p.init_us)];
+    for (name, us) in more.into_iter().filter(|(_, us)| *us > 0) {
+        line += &format!(" {name}={:.2}ms", ms(us));
+    }
+    if let Some(kb) = record.memory_peak_kb {
+        line += &format!(" memory={}MB", kb.div_ceil(1024));
+    }
+    match error {
+        Some(error) => line + &format!(" blame={} error={:?}", error.blame, error.message),
+        None => line,
+    }
+}
+
+pub(super) fn platform_line(
+    log: &super::FunctionLog,
+    instance: &str,
+    id: Option<InvocationId>,
+    message: String,
+) {
+    log.add(LogLine {
+        at: crate::clock::rfc3339(SystemTime::now()),
+        stream: "platform".into(),
+        instance: instance.into(),
+        invocation: id.map(|id| id.to_string()),
+        message,
+    });
+}
+
+fn bad_answer(error: &PortError) -> ApiError {
+    ApiError::new(ErrorCode::FunctionBadResponse, "the function's server gave no proper answer").caused_by(error)
+}
+
+/// Headers that belong to one connection (RFC 9110, section 7.6.1), beside those that `Connection` names.
+const HOP_BY_HOP: [&str; 8] = [
+    "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer",
+    "transfer-encoding", "upgrade",
+];
+
+fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    let named: Vec<String> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(|name| name.trim().to_ascii_lowercase())
+        .collect();
+    for name in HOP_BY_HOP.into_iter().map(str::to_owned).chain(named) {
+        headers.remove(name.as_str());
+    }
+}
+
+/// The request as the function's server gets it.
+fn http_request(payload: Payload, trace: &TraceContext, id: InvocationId) -> Request<BoxBody> {
+    let mut request = match payload {
+        Payload::Http(request) => *request,
+        Payload::Event(event) => {
+            let mut request = Request::new(crate::body::full(event));
+            *request.method_mut() = Method::POST;
+            request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            request
+        }
+    };
+    let headers = request.headers_mut();
+    remove_hop_by_hop(headers);
+    if !headers.contains_key(header::HOST) {
+        headers.insert(header::HOST, HeaderValue::from_static("localhost"));
+    }
+    let mut set = |name: &'static str, value: &str| match HeaderValue::from_str(value) {
+        Ok(value) => drop(headers.insert(name, value)),
+        Err(_) => drop(headers.remove(name)),
+    };
+    set("traceparent", &trace.traceparent());
+    set("tracestate", trace.tracestate().unwrap_or("\n"));
+    set(stratos_api::header::INVOCATION, &id.to_string());
+    request
+}
+
+/// A handler's streaming answer as a body.
+struct ChunkBody(mpsc::Receiver<Result<Bytes, StreamError>>);
+
+impl Body for ChunkBody {
+    type Data = Bytes;
+    type Error = StreamError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, StreamError>>> {
+        self.0.poll_recv(context).map(|item| item.map(|chunk| chunk.map(Frame::data)))
+    }
+}
+
+/// A body on its way to the caller. It holds the place in the instance until it ends.
+struct StreamedBody<B> {
+    body: B,
+    sleep: Pin<Box<tokio::time::Sleep>>,
+    sent: u64,
+    finish: Option<Finish>,
+}
+
+struct Finish {
+    run: Run,
+    lease: Lease,
+    sender: Option<hyper::client::conn::http1::SendRequest<BoxBody>>,
+    spec: Arc<stratos_types::FunctionSpec>,
+}
+
+impl Finish {
+    fn done(mut self, bytes: u64, error: Option<ApiError>) {
+        self.run.meta.phases = self.run.phases(Instant::now());
+        if let (WayIn::Http(port), Some(sender), None) = (&self.lease.instance.way_in, self.sender, &error) {
+            port.keep(sender);
+        }
+        let error = error.map(|e| e.for_invocation(self.run.meta.id));
+        self.run.finish(bytes, error.as_ref(), Some(self.lease));
+    }
+}
+
+impl<B> Body for StreamedBody<B>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = self.get_mut();
+        match Pin::new(&mut this.body).poll_frame(context) {
+            Poll::Ready(Some(Ok(frame))) => {
+                this.sent += frame.data_ref().map_or(0, |data| data.len() as u64);
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(error))) => {
+                let error = error.into();
+                if let Some(finish) = this.finish.take() {
+                    let failure = ApiError::new(ErrorCode::FunctionBadResponse, "the answer broke off");
+                    finish.done(this.sent, Some(failure.caused_by(&*error)));
+                }
+                Poll::Ready(Some(Err(error)))
+            }
+            Poll::Ready(None) => {
+                if let Some(finish) = this.finish.take() {
+                    finish.done(this.sent, None);
+                }
+                Poll::Ready(None)
+            }
+            Poll::Pending if this.finish.is_some() && this.sleep.as_mut().poll(context).is_ready() => {
+                let finish = this.finish.take().expect("checked in the guard");
+                finish.lease.instance.end("a request ran out of time");
+                let error = failure::timed_out(&finish.spec, During::Request);
+                finish.done(this.sent, Some(error.clone()));
+                Poll::Ready(Some(Err(Box::new(error))))
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        // Only once the end was seen here, so that `finish` is never skipped.
+        self.finish.is_none()
+    }
+}
+
+impl<B> Drop for StreamedBody<B> {
+    fn drop(&mut self) {
+        if let Some(finish) = self.finish.take() {
+            // The caller went away. The connection is not used again; a handler's answer is drained by its sender.
+            let message = "the caller went away before the end of the answer";
+            finish.done(self.sent, Some(ApiError::new(ErrorCode::BadRequest, message)));
+        }
+    }
+}

@@ -1,0 +1,417 @@
+//! Runs functions: finds or starts an instance for each request, within one deadline, and keeps the record.
+//!
+//! Start reading at [`Engine::invoke`]. A [`pool::Pool`] decides which instance of one deployed version takes a
+//! request and when another is started; [`instance`] brings one to life and watches it die; [`runtime_api`] and
+//! [`port`] are the two ways a request reaches code. A synchronous request is delivered to code at most once: what
+//! was delivered is never tried again.
+
+mod deployed;
+mod failure;
+mod instance;
+mod invoke;
+mod log;
+mod pool;
+mod port;
+mod record;
+mod retry;
+mod runtime_api;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, RwLock};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::HeaderValue;
+use stratos_api::{ApiError, ErrorCode, Health, InstanceInfo, InvocationRecord, MissingFeature, Phases};
+use stratos_sandbox::Sandbox;
+use stratos_store::{AsyncRequest, Store};
+use stratos_types::{
+    Entry, FunctionKey, FunctionSpec, InstanceId, InvocationId, TraceContext, Version,
+};
+
+pub use self::log::FunctionLog;
+use self::deployed::Deployed;
+use self::pool::Pool;
+use self::record::Records;
+use crate::body::BoxBody;
+use crate::layers::Layers;
+
+/// What the operator decides about running functions.
+#[derive(Debug, Clone)]
+pub struct EngineConfig {
+    /// Folder for the functions' logs.
+    pub log_dir: std::path::PathBuf,
+    /// How long an instance without requests is kept.
+    pub idle_timeout: Duration,
+    /// Most requests that wait for one version's instances.
+    pub queue_limit: usize,
+    /// Sum of all instances' memory limits in bytes.
+    pub memory_budget: u64,
+    /// Instances that may be starting at the same time.
+    pub parallel_starts: usize,
+    /// Networks that no egress rule opens, such as loopback and the metadata addresses.
+    pub egress_denied: Vec<stratos_sandbox::egress::IpRange>,
+}
+
+/// How requests reach a function.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EntryKind {
+    /// An event at a time, through the Lambda Runtime API.
+    Handler,
+    /// HTTP on `$PORT`.
+    Http,
+}
+
+/// One request for a function.
+pub struct InvokeRequest {
+    /// Which function.
+    pub key: FunctionKey,
+    /// Which version; the current one when `None`.
+    pub version: Option<Version>,
+    /// The invocation's id.
+    pub id: InvocationId,
+    /// What it is given.
+    pub payload: Payload,
+    /// This invocation's own span.
+    pub trace: TraceContext,
+    /// When the node received it: the deadline counts from here.
+    pub arrived: Instant,
+    /// The Lambda client context, JSON.
+    pub client_context: Option<String>,
+    /// What caused it: `http`, `invoke` or `async`.
+    pub trigger: &'static str,
+}
+
+/// What a function is given.
+pub enum Payload {
+    /// An event for a handler. A `$PORT` function gets it as `POST /`.
+    Event(Bytes),
+    /// A request for a `$PORT` function, path and query as the function shall see them.
+    Http(Box<http::Request<BoxBody>>),
+}
+
+/// What came of a request.
+pub struct Outcome {
+    /// What is known about how it was run.
+    pub meta: Meta,
+    /// The function's answer, or who failed and why.
+    pub result: Result<Answer, ApiError>,
+}
+
+/// How a request was run.
+#[derive(Debug, Clone)]
+pub struct Meta {
+    /// The invocation's id.
+    pub id: InvocationId,
+    /// The version that was chosen, when one was found.
+    pub version: Option<Version>,
+    /// The instance that was given, when one was.
+    pub instance: Option<InstanceId>,
+    /// Whether an instance was started for it.
+    pub cold: bool,
+    /// Its phases; for a streaming answer up to the answer's head.
+    pub phases: Phases,
+    /// Its span.
+    pub trace: TraceContext,
+}
+
+/// A function's answer.
+pub enum Answer {
+    /// What a handler returned.
+    Event(Bytes),
+    /// What a handler streams.
+    EventStream {
+        /// The content type the handler gave.
+        content_type: Option<HeaderValue>,
+        /// The bytes as they come.
+        body: BoxBody,
+    },
+    /// What a `$PORT` function answered.
+    Http(Box<http::Response<BoxBody>>),
+}
+
+/// Numbers about one function since the agent started.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct FunctionStats {
+    /// Instances that run or start now.
+    pub instances: u32,
+    /// Requests that wait.
+    pub queued: u32,
+    /// Invocations that ended.
+    pub invocations: u64,
+    /// Of these, those with an error.
+    pub errors: u64,
+    /// Of these, those an instance was started for.
+    pub cold_starts: u64,
+}
+
+/// Runs functions. A handle: clones share everything.
+#[derive(Clone)]
+pub struct Engine(Arc<Inner>);
+
+struct Inner {
+    config: EngineConfig,
+    store: Store,
+    sandbox: Arc<Sandbox>,
+    layers: Arc<Layers>,
+    profiles: deployed::Profiles,
+    /// What the name means now; filled on first use, emptied by [`Engine::function_changed`].
+    current: RwLock<HashMap<FunctionKey, Arc<Deployed>>>,
+    pools: Mutex<HashMap<(FunctionKey, Version), Arc<Pool>>>,
+    functions: Mutex<HashMap<FunctionKey, Arc<FunctionState>>>,
+    starters: tokio::sync::Semaphore,
+    committed_bytes: AtomicU64,
+    stopping: AtomicBool,
+    async_work: tokio::sync::Notify,
+    started: Instant,
+}
+
+/// What is kept about a function across its versions.
+struct FunctionState {
+    records: Mutex<Records>,
+    log: Arc<FunctionLog>,
+}
+
+/// Why an engine cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// A system call profile that is part of the agent does not load.
+    #[error("the system call profile of {runtime} does not load")]
+    Profile {
+        /// Which runtime's.
+        runtime: &'static str,
+        /// Why.
+        source: stratos_sandbox::seccomp::SeccompError,
+    },
+    /// The state could not be read.
+    #[error("cannot read the node's state")]
+    Store(#[from] stratos_store::StoreError),
+    /// The log folder could not be made.
+    #[error("cannot make the log folder {path}")]
+    LogDir {
+        /// Which.
+        path: std::path::PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+impl Engine {
+    /// Sets up an engine and starts its background work on the current tokio runtime.
+    ///
+    /// # Errors
+    /// When profiles, state or log folder are not usable.
+    pub fn start(
+        config: EngineConfig,
+        store: Store,
+        sandbox: Arc<Sandbox>,
+        layers: Arc<Layers>,
+    ) -> Result<Self, EngineError> {
+        std::fs::create_dir_all(&config.log_dir)
+            .map_err(|source| EngineError::LogDir { path: config.log_dir.clone(), source })?;
+        let inner = Inner {
+            starters: tokio::sync::Semaphore::new(config.parallel_starts),
+            profiles: deployed::Profiles::load()?,
+            config,
+            store,
+            sandbox,
+            layers,
+            current: RwLock::default(),
+            pools: Mutex::default(),
+            functions: Mutex::default(),
+            committed_bytes: AtomicU64::new(0),
+            stopping: AtomicBool::new(false),
+            async_work: tokio::sync::Notify::new(),
+            started: Instant::now(),
+        };
+        let engine = Self(Arc::new(inner));
+        tokio::spawn(engine.clone().reap_idle());
+        tokio::spawn(engine.clone().run_async_queue());
+        Ok(engine)
+    }
+
+    /// The node's state.
+    pub fn store(&self) -> &Store {
+        &self.0.store
+    }
+
+    /// How requests reach a function.
+    ///
+    /// # Errors
+    /// `not_found` when there is none of that name.
+    pub async fn kind(&self, key: &FunctionKey) -> Result<EntryKind, ApiError> {
+        Ok(match self.spec(key).await?.entry {
+            Entry::Handler(_) => EntryKind::Handler,
+            Entry::Start(_) => EntryKind::Http,
+        })
+    }
+
+    /// A function's current specification.
+    ///
+    /// # Errors
+    /// `not_found` when there is none of that name.
+    pub async fn spec(&self, key: &FunctionKey) -> Result<Arc<FunctionSpec>, ApiError> {
+        Ok(Arc::clone(&self.resolve(key, None).await?.spec))
+    }
+
+    /// Takes note that a function was deployed, rolled back or removed: new requests get what is current now, old
+    /// instances end once they are idle.
+    pub fn function_changed(&self, key: &FunctionKey) {
+        write(&self.0.current).remove(key);
+        let retired: Vec<_> = lock(&self.0.pools).extract_if(|(k, _), _| k == key).collect();
+        for (_, pool) in retired {
+            pool.retire();
+        }
+    }
+
+    /// Forgets a removed function's records and log.
+    pub fn function_removed(&self, key: &FunctionKey) {
+        self.function_changed(key);
+        if let Some(state) = lock(&self.0.functions).remove(key) {
+            state.log.delete();
+        }
+    }
+
+    /// Numbers about a function.
+    pub fn stats(&self, key: &FunctionKey) -> FunctionStats {
+        let mut stats = match lock(&self.0.functions).get(key) {
+            Some(state) => lock(&state.records).stats(),
+            None => FunctionStats::default(),
+        };
+        for pool in self.pools_of(key) {
+            let (instances, queued) = pool.size();
+            stats.instances += instances;
+            stats.queued += queued;
+        }
+        stats
+    }
+
+    /// A function's instances.
+    pub fn instances(&self, key: &FunctionKey) -> Vec<InstanceInfo> {
+        self.pools_of(key).iter().flat_map(|pool| pool.instances()).collect()
+    }
+
+    /// The last invocations, newest first.
+    pub fn records(&self, key: &FunctionKey, limit: usize) -> Vec<InvocationRecord> {
+        let functions = lock(&self.0.functions);
+        functions.get(key).map(|state| lock(&state.records).newest(limit)).unwrap_or_default()
+    }
+
+    /// A function's log.
+    pub fn log(&self, key: &FunctionKey) -> Arc<FunctionLog> {
+        Arc::clone(&self.function_state(key).log)
+    }
+
+    /// How the node is.
+    pub fn health(&self) -> Health {
+        let missing: Vec<_> = self.0.sandbox.features().missing();
+        let missing: Vec<MissingFeature> = missing
+            .into_iter()
+            .map(|m| MissingFeature { what: m.what.to_string(), consequence: m.consequence.to_string() })
+            .collect();
+        let (mut instances, mut queued) = (0, 0);
+        for pool in lock(&self.0.pools).values() {
+            let (i, q) = pool.size();
+            instances += i;
+            queued += q;
+        }
+        Health {
+            status: if missing.is_empty() { "ok" } else { "degraded" }.into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            missing,
+            instances,
+            queued,
+            uptime_s: self.0.started.elapsed().as_secs(),
+            agent_rss_kb: own_rss_kb().unwrap_or(0),
+            layers: self.0.layers.list(),
+        }
+    }
+
+    /// Ends all instances, those with requests once these are answered or `grace` is over.
+    pub async fn stop(&self, grace: Duration) {
+        self.0.stopping.store(true, Ordering::Release);
+        let pools: Vec<_> = lock(&self.0.pools).drain().map(|(_, pool)| pool).collect();
+        pools.iter().for_each(|pool| pool.retire());
+        let drained = async {
+            while pools.iter().any(|pool| pool.size().0 > 0) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        if tokio::time::timeout(grace, drained).await.is_err() {
+            pools.iter().for_each(|pool| pool.kill_all());
+        }
+    }
+
+    /// Stores an asynchronous invocation; it is durable when this returns.
+    ///
+    /// # Errors
+    /// `not_found`, or `storage_failed` when it could not be stored.
+    pub async fn invoke_async(&self, request: AsyncRequest) -> Result<(), ApiError> {
+        self.resolve(&request.key, request.version).await?;
+        let (done, stored) = tokio::sync::oneshot::channel();
+        // The receiver is gone only when the caller is; the invocation is stored all the same.
+        self.0.store.enqueue(request, Box::new(move |result| drop(done.send(result))));
+        match stored.await {
+            Ok(Ok(())) => {
+                self.0.async_work.notify_one();
+                Ok(())
+            }
+            Ok(Err(error)) => Err(failure::storage(&error)),
+            Err(_) => Err(ApiError::new(ErrorCode::Unavailable, "the node is stopping")),
+        }
+    }
+
+    /// Wakes the asynchronous worker: something was queued again.
+    pub fn wake_async(&self) {
+        self.0.async_work.notify_one();
+    }
+
+    fn pools_of(&self, key: &FunctionKey) -> Vec<Arc<Pool>> {
+        let pools = lock(&self.0.pools);
+        pools.iter().filter(|((k, _), _)| k == key).map(|(_, pool)| Arc::clone(pool)).collect()
+    }
+
+    fn function_state(&self, key: &FunctionKey) -> Arc<FunctionState> {
+        let mut functions = lock(&self.0.functions);
+        let state = functions.entry(key.clone()).or_insert_with(|| {
+            Arc::new(FunctionState {
+                records: Mutex::default(),
+                log: Arc::new(FunctionLog::new(&self.0.config.log_dir, key)),
+            })
+        });
+        Arc::clone(state)
+    }
+
+    async fn reap_idle(self) {
+        let mut tick = tokio::time::interval(Duration::from_secs(1).min(self.0.config.idle_timeout));
+        loop {
+            tick.tick().await;
+            let pools: Vec<_> = lock(&self.0.pools).values().cloned().collect();
+            for pool in pools {
+                pool.end_idle(self.0.config.idle_timeout);
+            }
+        }
+    }
+}
+
+/// A poisoned lock means that a thread died in the middle of a change to plain bookkeeping; going on with it is
+/// better than a node that answers nothing.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+fn read<T>(lock: &RwLock<T>) -> std::sync::RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+fn write<T>(lock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// Resident memory of this process in KiB: the second field of statm, in pages (proc_pid_statm(5)).
+fn own_rss_kb() -> Option<u64> {
+    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = statm.split_ascii_whitespace().nth(1)?.parse().ok()?;
+    Some(pages * rustix::param::page_size() as u64 / 1024)
+}

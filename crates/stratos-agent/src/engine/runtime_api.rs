@@ -1,0 +1,309 @@
+//! The Lambda Runtime API, served to one instance inside its network namespace.
+//!
+//! The interface is AWS's "Lambda runtime API" version 2018-06-01, so its existing clients run unchanged. Nothing
+//! the instance sends is trusted: ids must be of requests it holds, bodies are limited, headers are data.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::{Body as _, Incoming};
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use stratos_api::{ApiError, ErrorCode};
+use stratos_types::{InvocationId, TraceContext};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::failure;
+use super::lock;
+
+/// Most bytes of a request or a buffered answer (AWS's limit for synchronous invocations, 6 MiB).
+pub const MAX_PAYLOAD_BYTES: usize = 6 << 20;
+/// What a client may send beyond that (AWS's own allowance).
+const BODY_SLACK: usize = 100;
+/// Most bytes of an error report.
+const MAX_ERROR_BYTES: usize = 256 << 10;
+/// Chunks of a streaming answer that wait for a slow client before the function waits.
+const STREAM_BACKLOG: usize = 16;
+
+const PREFIX: &str = "/2018-06-01/runtime/";
+
+/// One request on its way to a handler.
+pub(super) struct Job {
+    pub(super) id: InvocationId,
+    pub(super) payload: Bytes,
+    pub(super) deadline: Instant,
+    pub(super) trace: TraceContext,
+    pub(super) client_context: Option<String>,
+    pub(super) reply: oneshot::Sender<Reply>,
+}
+
+/// What a handler made of it.
+pub(super) enum Reply {
+    Event(Bytes),
+    Stream { content_type: Option<HeaderValue>, chunks: mpsc::Receiver<Result<Bytes, StreamError>> },
+    Failed(ApiError),
+}
+
+/// Why a streaming answer ended early.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StreamError {
+    #[error("the function reported an error in the middle of its answer: {0}")]
+    Reported(String),
+    #[error("the function's answer broke off")]
+    Broken,
+}
+
+/// How far the instance's start has come.
+#[derive(Debug, Clone)]
+pub(super) enum InitState {
+    Running,
+    /// It asked for its first request at this time.
+    Ready(Instant),
+    Failed(ApiError),
+}
+
+/// The state behind one instance's Runtime API.
+pub(super) struct RuntimeApi {
+    jobs: tokio::sync::Mutex<mpsc::UnboundedReceiver<Job>>,
+    in_flight: Mutex<HashMap<InvocationId, oneshot::Sender<Reply>>>,
+    init: watch::Sender<InitState>,
+    arn: HeaderValue,
+}
+
+impl RuntimeApi {
+    /// The API of a new instance, the way to give it requests, and the way to learn that it is ready.
+    pub(super) fn new(
+        arn: &str,
+    ) -> (Arc<Self>, mpsc::UnboundedSender<Job>, watch::Receiver<InitState>) {
+        let (sender, jobs) = mpsc::unbounded_channel();
+        let (init, ready) = watch::channel(InitState::Running);
+        let arn = HeaderValue::from_str(arn).expect("a function's ARN is made of names");
+        let api =
+            Self { jobs: tokio::sync::Mutex::new(jobs), in_flight: Mutex::default(), init, arn };
+        (Arc::new(api), sender, ready)
+    }
+
+    /// Serves connections until the task is aborted.
+    pub(super) async fn serve(self: Arc<Self>, listener: tokio::net::TcpListener) {
+        loop {
+            let stream = match listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    // Out of file descriptors, most likely: others may be closed meanwhile.
+                    tracing::warn!(%error, "cannot accept an instance's connection");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            };
+            if let Err(error) = stream.set_nodelay(true) {
+                tracing::debug!(%error, "no TCP_NODELAY for an instance's connection");
+            }
+            let api = Arc::clone(&self);
+            let service = hyper::service::service_fn(move |request| {
+                let api = Arc::clone(&api);
+                async move { Ok::<_, Infallible>(api.answer(request).await) }
+            });
+            let connection = hyper::server::conn::http1::Builder::new()
+                // The bootstraps send an answer and ask for the next request in one write.
+                .pipeline_flush(true)
+                .serve_connection(TokioIo::new(stream), service);
+            tokio::spawn(async move {
+                if let Err(error) = connection.await {
+                    tracing::debug!(%error, "an instance's connection ended");
+                }
+            });
+        }
+    }
+
+    /// Tells all whose requests the instance holds that it died.
+    pub(super) fn fail_all(&self, error: &ApiError) {
+        for (_, reply) in lock(&self.in_flight).drain() {
+            // Whoever gave up waiting needs no answer.
+            drop(reply.send(Reply::Failed(error.clone())));
+        }
+    }
+
+    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        let (head, body) = request.into_parts();
+        let Some(path) = head.uri.path().strip_prefix(PREFIX) else {
+            return refusal(StatusCode::NOT_FOUND, "InvalidPath", "no such path in the Runtime API");
+        };
+        let parts: Vec<&str> = path.split('/').collect();
+        match (&head.method, parts.as_slice()) {
+            (&Method::GET, ["invocation", "next"]) => self.next().await,
+            (&Method::POST, ["invocation", id, "response"]) => self.response(id, &head.headers, body).await,
+            (&Method::POST, ["invocation", id, "error"]) => self.error(id, &head.headers, body).await,
+            (&Method::POST, ["init", "error"]) => self.init_error(&head.headers, body).await,
+            _ => refusal(StatusCode::NOT_FOUND, "InvalidPath", "no such path in the Runtime API"),
+        }
+    }
+
+    async fn next(&self) -> Response<Full<Bytes>> {
+        self.init.send_if_modified(|init| {
+            let first = matches!(init, InitState::Running);
+            if first {
+                *init = InitState::Ready(Instant::now());
+            }
+            first
+        });
+        let job = self.jobs.lock().await.recv().await;
+        let Some(job) = job else {
+            return refusal(StatusCode::GONE, "Shutdown", "the instance is being ended");
+        };
+        let deadline_ms = (SystemTime::now() + job.deadline.saturating_duration_since(Instant::now()))
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_millis();
+        let mut response = Response::new(Full::new(job.payload));
+        let headers = response.headers_mut();
+        let mut set = |name: &'static str, value: &str| {
+            if let Ok(value) = HeaderValue::from_str(value) {
+                headers.insert(name, value);
+            }
+        };
+        set("lambda-runtime-aws-request-id", &job.id.to_string());
+        set("lambda-runtime-deadline-ms", &deadline_ms.to_string());
+        set("lambda-runtime-trace-id", &job.trace.xray());
+        set("traceparent", &job.trace.traceparent());
+        if let Some(state) = job.trace.tracestate() {
+            set("tracestate", state);
+        }
+        if let Some(context) = &job.client_context {
+            set("lambda-runtime-client-context", context);
+        }
+        set("content-type", "application/json");
+        headers.insert("lambda-runtime-invoked-function-arn", self.arn.clone());
+        lock(&self.in_flight).insert(job.id, job.reply);
+        response
+    }
+
+    async fn response(&self, id: &str, headers: &HeaderMap, body: Incoming) -> Response<Full<Bytes>> {
+        let Some(reply) = self.take(id) else { return unknown_request() };
+        let mode = headers.get("lambda-runtime-function-response-mode");
+        if mode.is_some_and(|m| m.as_bytes().eq_ignore_ascii_case(b"streaming")) {
+            return self.stream(reply, headers, body).await;
+        }
+        match Limited::new(body, MAX_PAYLOAD_BYTES + BODY_SLACK).collect().await {
+            Ok(body) => {
+                // The caller gave up when the receiver is gone; the function did its part.
+                drop(reply.send(Reply::Event(body.to_bytes())));
+                accepted()
+            }
+            Err(error) if error.is::<LengthLimitError>() => {
+                let failure = failure::response_too_large(MAX_PAYLOAD_BYTES);
+                drop(reply.send(Reply::Failed(failure)));
+                let mut refused = refusal(
+                    StatusCode::PAYLOAD_TOO_LARGE,
+                    "RequestEntityTooLarge",
+                    "the answer is over 6 MiB",
+                );
+                // The rest of the body is not read, so the connection cannot be used again.
+                refused.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                refused
+            }
+            Err(_) => {
+                let message = "the function broke off its answer";
+                drop(reply.send(Reply::Failed(ApiError::new(ErrorCode::FunctionBadResponse, message))));
+                refusal(StatusCode::BAD_REQUEST, "InvalidBody", "the body broke off")
+            }
+        }
+    }
+
+    async fn stream(
+        &self,
+        reply: oneshot::Sender<Reply>,
+        headers: &HeaderMap,
+        mut body: Incoming,
+    ) -> Response<Full<Bytes>> {
+        let (sender, chunks) = mpsc::channel(STREAM_BACKLOG);
+        let content_type = headers.get(header::CONTENT_TYPE).cloned();
+        drop(reply.send(Reply::Stream { content_type, chunks }));
+        while let Some(frame) = body.frame().await {
+            let item = match frame.map(http_body::Frame::into_data) {
+                Ok(Ok(data)) => Ok(data),
+                Ok(Err(trailers)) => match trailers.into_trailers().ok().as_ref().and_then(stream_error) {
+                    Some(error) => Err(error),
+                    None => continue,
+                },
+                Err(_) => Err(StreamError::Broken),
+            };
+            let last = item.is_err();
+            // A client that went away does not stop the function: the rest is read and dropped.
+            if sender.send(item).await.is_err() || last {
+                continue;
+            }
+        }
+        accepted()
+    }
+
+    async fn error(&self, id: &str, headers: &HeaderMap, body: Incoming) -> Response<Full<Bytes>> {
+        let Some(reply) = self.take(id) else { return unknown_request() };
+        let detail = error_detail(headers, body).await;
+        drop(reply.send(Reply::Failed(failure::reported(ErrorCode::FunctionError, detail))));
+        accepted()
+    }
+
+    async fn init_error(&self, headers: &HeaderMap, body: Incoming) -> Response<Full<Bytes>> {
+        if !matches!(*self.init.borrow(), InitState::Running) {
+            return refusal(StatusCode::FORBIDDEN, "InvalidStateTransition", "init is over");
+        }
+        let detail = error_detail(headers, body).await;
+        let error = failure::reported(ErrorCode::FunctionInitFailed, detail)
+            .hint("the function's code failed before its first request; `stratos logs` shows what it printed");
+        self.init.send_replace(InitState::Failed(error));
+        accepted()
+    }
+
+    fn take(&self, id: &str) -> Option<oneshot::Sender<Reply>> {
+        lock(&self.in_flight).remove(&id.parse().ok()?)
+    }
+}
+
+/// What the function reported. `awslambdaric` names the type in the body only, others in the header too.
+async fn error_detail(headers: &HeaderMap, body: Incoming) -> Value {
+    let body = match Limited::new(body, MAX_ERROR_BYTES).collect().await {
+        Ok(body) => body.to_bytes(),
+        Err(_) => Bytes::new(),
+    };
+    let mut detail = match serde_json::from_slice::<Value>(&body) {
+        Ok(Value::Object(detail)) => detail,
+        _ => {
+            let text: String = String::from_utf8_lossy(&body).chars().take(1000).collect();
+            json!({ "errorMessage": text }).as_object().cloned().unwrap_or_default()
+        }
+    };
+    if !detail.get("errorType").is_some_and(Value::is_string) {
+        let named = headers.get("lambda-runtime-function-error-type").and_then(|v| v.to_str().ok());
+        detail.insert("errorType".into(), named.unwrap_or("Runtime.Unknown").into());
+    }
+    Value::Object(detail)
+}
+
+fn stream_error(trailers: &HeaderMap) -> Option<StreamError> {
+    let kind = trailers.get("lambda-runtime-function-error-type")?;
+    Some(StreamError::Reported(String::from_utf8_lossy(kind.as_bytes()).into_owned()))
+}
+
+fn accepted() -> Response<Full<Bytes>> {
+    json_response(StatusCode::ACCEPTED, &json!({ "status": "OK" }))
+}
+
+fn unknown_request() -> Response<Full<Bytes>> {
+    refusal(StatusCode::BAD_REQUEST, "InvalidRequestID", "this instance holds no request of that id")
+}
+
+fn refusal(status: StatusCode, kind: &str, message: &str) -> Response<Full<Bytes>> {
+    json_response(status, &json!({ "errorType": kind, "errorMessage": message }))
+}
+
+fn json_response(status: StatusCode, body: &Value) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body.to_string())));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}

@@ -1,0 +1,282 @@
+//! A node for one test.
+
+use std::ffi::OsString;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, StatusCode};
+use http_body_util::BodyExt as _;
+use serde_json::Value;
+use stratos_api::client::{Call, Client, ClientError, Connection, Endpoint};
+use stratos_api::{ApiError, InvocationRecord, VersionInfo};
+use tempfile::TempDir;
+
+use crate::Package;
+
+/// How long a node may take to come up or to stop, on a slow and busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Settings of a node to start.
+pub struct NodeBuilder {
+    arguments: Vec<OsString>,
+}
+
+/// A running node.
+pub struct Node {
+    dir: TempDir,
+    arguments: Vec<OsString>,
+    child: Option<Child>,
+    client: Client,
+}
+
+/// An answer, read to its end.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// HTTP status.
+    pub status: StatusCode,
+    /// Headers.
+    pub headers: HeaderMap,
+    /// Body.
+    pub body: Bytes,
+}
+
+impl Answer {
+    /// The body as JSON.
+    ///
+    /// # Panics
+    /// When it is not JSON.
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {}", self.text()))
+    }
+
+    /// The body as text.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    /// A header's value; empty when it is missing.
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default()
+    }
+
+    /// The error in the body.
+    ///
+    /// # Panics
+    /// When it holds none.
+    pub fn error(&self) -> ApiError {
+        serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {}", self.text()))
+    }
+}
+
+impl NodeBuilder {
+    /// Adds an argument of `stratosd`.
+    #[must_use]
+    pub fn arg(mut self, argument: impl Into<OsString>) -> Self {
+        self.arguments.push(argument.into());
+        self
+    }
+
+    /// Starts the node and waits until it answers.
+    ///
+    /// # Panics
+    /// When it does not come up; its log is in the message.
+    pub async fn start(self) -> Node {
+        let dir = tempfile::Builder::new().prefix("stratos-test-").tempdir().expect("a temporary folder");
+        let socket = dir.path().join("api.sock");
+        let client = Client::new(Endpoint::Unix(socket), None).expect("a client without a token");
+        let mut node = Node { dir, arguments: self.arguments, child: None, client };
+        node.spawn();
+        node.wait_until_up().await;
+        node
+    }
+}
+
+impl Node {
+    /// A node with the settings of tests.
+    pub fn builder() -> NodeBuilder {
+        NodeBuilder { arguments: Vec::new() }
+    }
+
+    /// Starts a node with the settings of tests.
+    pub async fn start() -> Self {
+        Self::builder().start().await
+    }
+
+    /// The node's folder: state under `state/`, log in `node.log`.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The API's socket.
+    pub fn socket(&self) -> PathBuf {
+        self.dir.path().join("api.sock")
+    }
+
+    /// A client of this node.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// The process id.
+    ///
+    /// # Panics
+    /// When the node is not running.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("the node runs").id()
+    }
+
+    fn spawn(&mut self) {
+        let log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.dir.path().join("node.log"))
+            .expect("a log file");
+        let child = Command::new(crate::program("stratosd"))
+            .arg("--dev")
+            .arg("--state")
+            .arg(self.dir.path().join("state"))
+            .arg("--run")
+            .arg(self.dir.path().join("run"))
+            .arg("--socket")
+            .arg(self.socket())
+            .arg("--layers")
+            .arg(crate::layers_dir())
+            .args(&self.arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("stratosd starts");
+        self.child = Some(child);
+    }
+
+    async fn wait_until_up(&mut self) {
+        let begun = Instant::now();
+        loop {
+            if self.client.json::<Value>(Call::new(Method::GET, "/v1/health", "")).await.is_ok() {
+                return;
+            }
+            let ended = self.child.as_mut().expect("spawned").try_wait().expect("a child to wait for");
+            let gave_up = begun.elapsed() > PATIENCE;
+            assert!(ended.is_none() && !gave_up, "the node did not come up ({ended:?}):\n{}", self.log());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// What the node wrote to stderr.
+    pub fn log(&self) -> String {
+        let mut log = String::new();
+        if let Ok(mut file) = std::fs::File::open(self.dir.path().join("node.log")) {
+            file.read_to_string(&mut log).unwrap_or_default();
+        }
+        log
+    }
+
+    /// Ends the node with SIGKILL.
+    ///
+    /// # Panics
+    /// When it cannot be killed.
+    pub fn kill_9(&mut self) {
+        let mut child = self.child.take().expect("the node runs");
+        child.kill().expect("a child can be killed");
+        child.wait().expect("a killed child ends");
+    }
+
+    /// Starts the node again on its old state and waits until it answers.
+    pub async fn restart(&mut self) {
+        self.spawn();
+        self.wait_until_up().await;
+    }
+
+    /// Asks the node to stop and waits until it has.
+    ///
+    /// # Panics
+    /// When it does not stop.
+    pub fn stop(&mut self) {
+        let Some(mut child) = self.child.take() else { return };
+        let pid = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("the node runs");
+        let begun = Instant::now();
+        while child.try_wait().expect("a child to wait for").is_none() {
+            if begun.elapsed() > PATIENCE {
+                child.kill().expect("a child can be killed");
+                panic!("the node did not stop:\n{}", self.log());
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Sends any request.
+    ///
+    /// # Panics
+    /// When no answer comes.
+    pub async fn call(&self, call: Call) -> Answer {
+        self.try_call(call).await.unwrap_or_else(|e| panic!("{e:?}\n{}", self.log()))
+    }
+
+    /// Sends any request.
+    ///
+    /// # Errors
+    /// When no answer comes.
+    pub async fn try_call(&self, call: Call) -> Result<Answer, ClientError> {
+        let mut connection = self.client.connect().await?;
+        self.call_on(&mut connection, call).await
+    }
+
+    /// Sends any request on a connection that is kept.
+    ///
+    /// # Errors
+    /// When no answer comes.
+    pub async fn call_on(&self, connection: &mut Connection, call: Call) -> Result<Answer, ClientError> {
+        let response = connection.send(&self.client, call).await?;
+        let (head, body) = response.into_parts();
+        let broken = |source| ClientError::Broken { endpoint: self.client.endpoint().clone(), source };
+        let body = body.collect().await.map_err(broken)?.to_bytes();
+        Ok(Answer { status: head.status, headers: head.headers, body })
+    }
+
+    /// Deploys a package; gives whatever the node answers.
+    pub async fn try_deploy(&self, package: &Package) -> Answer {
+        self.call(Call::new(Method::POST, "/v1/functions", package.archive())).await
+    }
+
+    /// Deploys a package.
+    ///
+    /// # Panics
+    /// When the node refuses it.
+    pub async fn deploy(&self, package: &Package) -> VersionInfo {
+        let answer = self.try_deploy(package).await;
+        assert!(answer.status.is_success(), "deploy: {}\n{}", answer.text(), self.log());
+        serde_json::from_slice(&answer.body).unwrap_or_else(|e| panic!("{e}: {}", answer.text()))
+    }
+
+    /// Invokes a function.
+    pub async fn invoke(&self, name: &str, payload: impl Into<Bytes>) -> Answer {
+        self.call(Call::new(Method::POST, format!("/v1/functions/{name}/invoke"), payload)).await
+    }
+
+    /// Invokes a function that must answer 200; gives the answer's JSON.
+    ///
+    /// # Panics
+    /// When it fails.
+    pub async fn invoke_ok(&self, name: &str, payload: impl Into<Bytes>) -> Value {
+        let answer = self.invoke(name, payload).await;
+        assert_eq!(answer.status, 200, "{}\n{}", answer.text(), self.log());
+        answer.json()
+    }
+
+    /// The last invocations of a function, newest first.
+    pub async fn records(&self, name: &str) -> Vec<InvocationRecord> {
+        let answer = self.call(Call::new(Method::GET, format!("/v1/functions/{name}/invocations"), "")).await;
+        serde_json::from_slice(&answer.body).unwrap_or_else(|e| panic!("{e}: {}", answer.text()))
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
