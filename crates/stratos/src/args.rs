@@ -1,0 +1,271 @@
+//! The command line, as clap reads it. What a command does stands in `command`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use stratos_types::{FunctionName, InvocationId, Runtime};
+
+use crate::exit;
+use crate::node::NodeArgs;
+
+/// Deploys and invokes functions on a StratOS node
+#[derive(Debug, Parser)]
+#[command(name = "stratos", version, max_term_width = 100, disable_help_subcommand = false)]
+#[command(after_help = "Start here:
+  stratos new hello --runtime node24    make a function
+  stratos deploy hello                  deploy it to the node
+  stratos invoke hello -d '{}'          invoke it", after_long_help = exit::HELP)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) node: NodeArgs,
+    /// Print JSON to stdout: one document, or one a line for streams
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make a folder with a new function
+    New(NewArgs),
+    /// Deploy a function's folder as its new version
+    Deploy(DeployArgs),
+    /// Invoke a function and print its answer
+    Invoke(InvokeArgs),
+    /// List functions
+    #[command(
+        visible_alias = "list",
+        after_help = "Examples:
+  stratos ls
+  stratos ls --json"
+    )]
+    Ls,
+    /// Show a function: version, dependencies, instances, last invocations
+    #[command(after_help = "Examples:
+  stratos show hello
+  stratos show hello --json")]
+    Show(NameArg),
+    /// List a function's versions
+    #[command(after_help = "Examples:
+  stratos versions hello")]
+    Versions(NameArg),
+    /// Print a function's log
+    Logs(LogsArgs),
+    /// Make an earlier version the current one
+    Rollback(RollbackArgs),
+    /// Remove a function with all its versions
+    Rm(RmArgs),
+    /// Show asynchronous invocations that failed for good, retry or forget them
+    DeadLetters(DeadLettersArgs),
+    /// Deploy a folder on every change and print its log; runs a node of its own unless one is named
+    Dev(DevArgs),
+    /// Build and list runtime layers
+    #[command(subcommand)]
+    Layer(LayerCommand),
+    /// Ask a node how it is
+    #[command(subcommand)]
+    Node(NodeCommand),
+    /// Print a completion script for a shell
+    #[command(after_help = "Examples:
+  stratos completions bash > ~/.local/share/bash-completion/completions/stratos
+  stratos completions zsh > ~/.zfunc/_stratos
+  stratos completions fish > ~/.config/fish/completions/stratos.fish")]
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// A function's name alone.
+#[derive(Debug, Args)]
+pub(crate) struct NameArg {
+    /// Name of the function
+    pub(crate) name: FunctionName,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  stratos new hello                             a Node.js handler
+  stratos new hello --runtime python3.13        a Python handler
+  stratos new web --runtime node24 --http       a server that listens on $PORT")]
+pub(crate) struct NewArgs {
+    /// Name of the function and of its folder
+    pub(crate) name: FunctionName,
+    /// Runtime: node24, python3.13 or native
+    #[arg(long, default_value_t = Runtime::Node24)]
+    pub(crate) runtime: Runtime,
+    /// Make an HTTP server on $PORT in place of a handler
+    #[arg(long)]
+    pub(crate) http: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  stratos deploy                deploy the current folder
+  stratos deploy ./hello        deploy another one
+  stratos deploy --json hello   one JSON document for each step
+
+Left out of the package: .git, __pycache__, .venv, a Rust target folder, node_modules where package.json
+or a lock file says what belongs in it, and what .stratosignore lists (patterns as in .gitignore; a
+pattern with ! brings something back).")]
+pub(crate) struct DeployArgs {
+    /// The function's folder
+    #[arg(default_value = ".")]
+    pub(crate) dir: PathBuf,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  stratos invoke hello -d '{\"name\":\"you\"}'
+  stratos invoke hello -f event.json --log
+  echo '{}' | stratos invoke hello
+  stratos invoke hello -d '{}' --async        stored, run in the background
+  stratos invoke hello -d '{}' --version 2
+
+Without -d and -f the payload is read from stdin, or is {} when stdin is a terminal.")]
+pub(crate) struct InvokeArgs {
+    /// Name of the function
+    pub(crate) name: FunctionName,
+    /// The payload itself
+    #[arg(short, long, value_name = "DATA", conflicts_with = "file")]
+    pub(crate) data: Option<String>,
+    /// File with the payload; - is stdin
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+    /// Store the request, answer with its id, and run it in the background
+    #[arg(long = "async")]
+    pub(crate) asynchronous: bool,
+    /// Version to invoke in place of the current one
+    #[arg(long, value_name = "N")]
+    pub(crate) version: Option<u64>,
+    /// Print the invocation's log lines to stderr
+    #[arg(long, conflicts_with = "asynchronous")]
+    pub(crate) log: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  stratos logs hello
+  stratos logs hello --tail 20 -f
+  stratos logs hello --json | jq -r .message")]
+pub(crate) struct LogsArgs {
+    /// Name of the function
+    pub(crate) name: FunctionName,
+    /// Go on with new lines as they come
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// How many of the last lines to begin with
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub(crate) tail: u32,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  stratos rollback hello           to the version before the current one
+  stratos rollback hello --to 3")]
+pub(crate) struct RollbackArgs {
+    /// Name of the function
+    pub(crate) name: FunctionName,
+    /// The version to go back to
+    #[arg(long, value_name = "N")]
+    pub(crate) to: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  stratos rm hello         asks first
+  stratos rm hello --yes")]
+pub(crate) struct RmArgs {
+    /// Name of the function
+    pub(crate) name: FunctionName,
+    /// Do not ask
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  stratos dead-letters hello
+  stratos dead-letters hello --retry 5f0c9c1e-8d0b-4c56-9d3e-0a1b2c3d4e5f
+  stratos dead-letters hello --all
+  stratos dead-letters hello --forget 5f0c9c1e-8d0b-4c56-9d3e-0a1b2c3d4e5f")]
+pub(crate) struct DeadLettersArgs {
+    /// Name of the function
+    pub(crate) name: FunctionName,
+    /// Queue this invocation again
+    #[arg(long, value_name = "ID", value_parser = invocation_id)]
+    pub(crate) retry: Option<InvocationId>,
+    /// Queue all of them again
+    #[arg(long, conflicts_with = "retry")]
+    pub(crate) all: bool,
+    /// Forget this invocation
+    #[arg(long, value_name = "ID", value_parser = invocation_id, conflicts_with_all = ["retry", "all"])]
+    pub(crate) forget: Option<InvocationId>,
+}
+
+fn invocation_id(text: &str) -> Result<InvocationId, stratos_types::id::IdError> {
+    text.parse()
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  sudo stratos dev hello                        a node of its own, gone when you press Ctrl-C
+  stratos dev hello --node http://node:8080     on a node that runs already")]
+pub(crate) struct DevArgs {
+    /// The function's folder
+    #[arg(default_value = ".")]
+    pub(crate) dir: PathBuf,
+}
+
+/// Work on runtime layers.
+#[derive(Debug, Subcommand)]
+pub(crate) enum LayerCommand {
+    /// Build layers into the cache, as distro/layers.lock says
+    #[command(after_help = "Examples:
+  stratos layer build                 all layers
+  stratos layer build node24 native
+  stratos layer build --locked        fail when a locked version is gone from its archive")]
+    Build(LayerBuildArgs),
+    /// Look up the newest versions and write distro/layers.lock anew
+    #[command(after_help = "Examples:
+  stratos layer lock")]
+    Lock(LayerArgs),
+    /// List the layers in the cache
+    #[command(after_help = "Examples:
+  stratos layer ls")]
+    Ls,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LayerBuildArgs {
+    /// Layers to build; all without a name
+    #[arg(value_name = "NAME")]
+    pub(crate) names: Vec<String>,
+    /// Fail when a locked version is gone from its archive, in place of taking a newer one
+    #[arg(long)]
+    pub(crate) locked: bool,
+    #[command(flatten)]
+    pub(crate) layer: LayerArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LayerArgs {
+    /// Debian archive to use [default: the one that this machine's apt uses]
+    #[arg(long, value_name = "URL", env = "STRATOS_DEBIAN_MIRROR", hide_env_values = true)]
+    pub(crate) debian_mirror: Option<String>,
+    /// The folder that holds distro/ and runtimes/ [default: the nearest one above the current folder]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) root: Option<PathBuf>,
+}
+
+/// Questions to a node.
+#[derive(Debug, Subcommand)]
+pub(crate) enum NodeCommand {
+    /// Print version, layers, load, and what the machine lacks
+    #[command(after_help = "Examples:
+  stratos node health
+  stratos node health --node https://node:8443 --ca node.pem --token-file token")]
+    Health,
+}

@@ -1,0 +1,47 @@
+//! One module per command, or per group of commands that share their answer.
+
+mod dead_letters;
+mod deploy;
+mod dev;
+mod functions;
+mod health;
+mod invoke;
+mod layer;
+mod logs;
+mod new;
+mod watch;
+
+use clap::CommandFactory;
+
+use crate::args::{Cli, Command, LayerCommand, NodeCommand};
+use crate::failure::Result;
+use crate::output::Output;
+
+/// Does what the command line asks for.
+pub(crate) async fn run(cli: Cli) -> Result<()> {
+    let output = Output { json: cli.json };
+    let node = || cli.node.open();
+    match cli.command {
+        Command::New(args) => new::run(&args, output),
+        Command::Deploy(args) => deploy::run(&args, &node()?, output).await,
+        Command::Invoke(args) => invoke::run(args, &node()?, output).await,
+        Command::Ls => functions::list(&node()?, output).await,
+        Command::Show(args) => functions::show(&args.name, &node()?, output).await,
+        Command::Versions(args) => functions::versions(&args.name, &node()?, output).await,
+        Command::Rollback(args) => functions::rollback(&args, &node()?, output).await,
+        Command::Rm(args) => functions::remove(&args, &node()?, output).await,
+        Command::Logs(args) => logs::run(&args, &node()?, output).await,
+        Command::DeadLetters(args) => dead_letters::run(&args, &node()?, output).await,
+        Command::Dev(args) => dev::run(&args, &cli.node, output).await,
+        Command::Layer(LayerCommand::Build(args)) => layer::build(args, output),
+        Command::Layer(LayerCommand::Lock(args)) => layer::lock(args, output),
+        Command::Layer(LayerCommand::Ls) => layer::list(output),
+        Command::Node(NodeCommand::Health) => health::run(&node()?, output).await,
+        Command::Completions { shell } => {
+            // Made in memory first, so that a closed pipe is met by `Output` and not by a panic.
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "stratos", &mut script);
+            output.bytes(&script)
+        }
+    }
+}
