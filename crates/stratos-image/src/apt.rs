@@ -246,6 +246,8 @@ fn configuration(folder: &Path, acquire: &str) -> String {
         ("Acquire::AllowWeakRepositories", "false".to_owned()),
         ("Acquire::AllowDowngradeToInsecureRepositories", "false".to_owned()),
         ("Acquire::Languages", "none".to_owned()),
+        // An index that could not be read would otherwise only be a warning, and its packages seem gone.
+        ("APT::Update::Error-Mode", "any".to_owned()),
     ];
     let mut text = acquire.to_owned();
     for (key, value) in own {

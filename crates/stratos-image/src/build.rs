@@ -17,7 +17,7 @@ use crate::tree::Tree;
 use crate::{arch, erofs};
 
 /// Raised when the way images are made changes, so that none made the old way is taken for current.
-const IMAGE_FORMAT: u32 = 1;
+const IMAGE_FORMAT: u32 = 2;
 /// The layer that holds `mkfs.erofs`.
 const TOOLS_LAYER: &str = "tools";
 
@@ -102,6 +102,9 @@ impl<'a> Builder<'a> {
         if recorded.missing.is_empty() && tools.missing.is_empty() {
             let inputs = inputs_digest(spec, &recorded.sources, &copies, &tools.sources);
             if let Some(manifest) = self.finished(spec, inputs)? {
+                if recorded.replaced {
+                    self.notice_in_use(spec);
+                }
                 progress.step(&spec.name, Step::Done);
                 return Ok(manifest);
             }

@@ -31,10 +31,7 @@ impl Cache {
     /// Makes the folders, waits for other builds and clears what killed ones left.
     pub(crate) fn open(root: &Path, progress: &dyn Progress) -> Result<Self, FileError> {
         let root = std::path::absolute(root).map_err(at("find", root))?;
-        for folder in ["downloads", "layers", "trees", "tmp", "apt"] {
-            let folder = root.join(folder);
-            std::fs::create_dir_all(&folder).map_err(at("create", &folder))?;
-        }
+        std::fs::create_dir_all(&root).map_err(at("create", &root))?;
         let file = root.join("build.lock");
         let lock = File::options()
             .create(true)
@@ -42,13 +39,25 @@ impl Cache {
             .write(true)
             .open(&file)
             .map_err(at("open", &file))?;
-        if lock.try_lock().is_err() {
+        if let Err(error) = lock.try_lock() {
+            if let std::fs::TryLockError::Error(source) = error {
+                return Err(at("lock", &file)(source));
+            }
             progress.notice(&format!("waiting for another build that uses {}", root.display()));
             lock.lock().map_err(at("lock", &file))?;
         }
+        // Everything below belongs to the lock's holder, so it is touched only now.
         let tmp = root.join("tmp");
-        std::fs::remove_dir_all(&tmp).map_err(at("clear", &tmp))?;
-        std::fs::create_dir(&tmp).map_err(at("create", &tmp))?;
+        match std::fs::remove_dir_all(&tmp) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(at("clear", &tmp)(error));
+            }
+            _ => {}
+        }
+        for folder in ["downloads", "layers", "trees", "tmp", "apt"] {
+            let folder = root.join(folder);
+            std::fs::create_dir_all(&folder).map_err(at("create", &folder))?;
+        }
         Ok(Self { root, _lock: lock })
     }
 
@@ -122,6 +131,24 @@ mod tests {
         std::fs::write(cache.download(&digest), "c0ntent").unwrap();
         assert!(!cache.has(&digest).unwrap(), "a damaged download must not be used");
         assert!(!cache.download(&digest).exists());
+    }
+
+    #[test]
+    fn only_one_build_at_a_time_has_the_cache() {
+        let folder = tempfile::tempdir().unwrap();
+        let inside = std::sync::atomic::AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..20 {
+                        let cache = Cache::open(folder.path(), &Silent).unwrap();
+                        assert_eq!(inside.fetch_add(1, std::sync::atomic::Ordering::SeqCst), 0);
+                        std::fs::write(cache.temp().unwrap().path().join("x"), "x").unwrap();
+                        inside.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
+                    }
+                });
+            }
+        });
     }
 
     #[test]

@@ -42,8 +42,9 @@ pub(crate) fn write(
 /// Writes the tree as a tar stream.
 fn stream(tree: &Tree, to: impl Write) -> io::Result<()> {
     let mut tar = tar::Builder::new(to);
-    let nodes = tree.nodes().map_err(io::Error::other)?;
-    for (path, node) in nodes {
+    // The root comes first and by name: without an entry mkfs.erofs would give it a mode of its own choice.
+    let root = std::iter::once((".".to_owned(), Node::Folder));
+    for (path, node) in root.chain(tree.nodes().map_err(io::Error::other)?) {
         let mut header = tar::Header::new_gnu();
         header.set_uid(0);
         header.set_gid(0);

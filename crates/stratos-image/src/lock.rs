@@ -245,3 +245,58 @@ pub(crate) fn replace_file(file: &Path, content: &[u8]) -> Result<(), FileError>
     temp.persist(file).map_err(|error| at("replace", file)(error.error))?;
     std::fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(at("sync", folder))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn deb(name: &str, version: &str, arch: &str) -> LockedDeb {
+        let (name, version, arch) = (name.to_owned(), version.to_owned(), arch.to_owned());
+        LockedDeb {
+            sha256: Digest::of(format!("{name}{version}{arch}").as_bytes()),
+            name,
+            version,
+            arch,
+            size: 1,
+        }
+    }
+
+    #[test]
+    fn locks_round_trip_and_refuse() {
+        let mut lock = Lock::default();
+        lock.replace(
+            Sources { deb: vec![deb("b", "1", "amd64"), deb("a", "1", "all")], wheel: vec![] },
+            "amd64",
+        );
+        let text = toml::to_string(&lock).unwrap();
+        let file = Path::new("layers.lock");
+        assert_eq!(Lock::parse(&text, file).unwrap(), lock);
+        assert_eq!(lock.deb[0].name, "a", "entries are sorted");
+        let twice = format!("{text}\n[[deb]]{}", text.split("[[deb]]").nth(1).unwrap());
+        for (text, expected) in [
+            (twice, "layers.lock: a has two entries for all"),
+            (text.replace("format = 1", "format = 2"), "layers.lock has format 2, this program knows 1"),
+            (text.replace("size", "length"), "layers.lock is not a valid layer lock"),
+            (text.replace("sha256:", "md5:"), "layers.lock is not a valid layer lock"),
+        ] {
+            assert_eq!(Lock::parse(&text, file).unwrap_err().to_string(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn entries_of_other_architectures_stay() {
+        let mut lock = Lock::default();
+        lock.replace(
+            Sources { deb: vec![deb("a", "1", "arm64"), deb("d", "1", "all")], wheel: vec![] },
+            "arm64",
+        );
+        lock.replace(
+            Sources { deb: vec![deb("a", "2", "amd64"), deb("d", "2", "all")], wheel: vec![] },
+            "amd64",
+        );
+        assert_eq!(lock.deb("a", "arm64").unwrap().version, "1");
+        assert_eq!(lock.deb("a", "amd64").unwrap().version, "2");
+        assert_eq!(lock.deb("d", "arm64").unwrap().version, "2");
+        assert_eq!(lock.deb("b", "amd64"), None);
+    }
+}

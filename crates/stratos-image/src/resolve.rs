@@ -85,6 +85,8 @@ fn changes(old: &Lock, new: &Lock) -> Vec<LockChange> {
 pub(crate) struct Recorded {
     pub(crate) sources: Sources,
     pub(crate) missing: Vec<String>,
+    /// Whether these are not the lock's, but what an earlier build had to use instead.
+    pub(crate) replaced: bool,
 }
 
 impl Builder<'_> {
@@ -98,10 +100,19 @@ impl Builder<'_> {
             let replaced = Lock { format: 0, deb: in_use.deb, wheel: in_use.wheel };
             let (replaced, missing) = replaced.sources(spec, arch::debian());
             if missing.is_empty() {
-                return Ok(Recorded { sources: replaced, missing });
+                return Ok(Recorded { sources: replaced, missing, replaced: true });
             }
         }
-        Ok(Recorded { sources, missing })
+        Ok(Recorded { sources, missing, replaced: false })
+    }
+
+    /// Says that a layer is not what the lock describes.
+    pub(crate) fn notice_in_use(&self, spec: &LayerSpec) {
+        self.options.progress.notice(&format!(
+            "layer {} is not built from {LOCK_FILE}: what is used is in {}; `{RELOCK_COMMAND}` locks it",
+            spec.name,
+            self.in_use_file(spec).display()
+        ));
     }
 
     fn in_use_file(&self, spec: &LayerSpec) -> PathBuf {
@@ -120,7 +131,7 @@ impl Builder<'_> {
 
     /// Gets all files of a layer into the cache, and gives what they are.
     pub(crate) fn fetch(&mut self, spec: &LayerSpec, recorded: Recorded) -> Result<Sources, BuildError> {
-        let Recorded { mut sources, missing } = recorded;
+        let Recorded { mut sources, missing, .. } = recorded;
         if self.options.locked
             && let Some(package) = missing.into_iter().next()
         {
@@ -136,11 +147,7 @@ impl Builder<'_> {
             let file = self.in_use_file(spec);
             let text = toml::to_string(&in_use).expect("a lock is plain tables of strings and numbers");
             replace_file(&file, text.as_bytes())?;
-            self.options.progress.notice(&format!(
-                "layer {} was not built from {LOCK_FILE}: what was used is in {}; `{RELOCK_COMMAND}` locks it",
-                spec.name,
-                file.display()
-            ));
+            self.notice_in_use(spec);
         }
         Ok(sources)
     }
@@ -290,4 +297,37 @@ fn changed(
     found: stratos_types::Digest,
 ) -> BuildError {
     BuildError::DigestChanged { package: package.to_owned(), version: version.to_owned(), locked, found }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use stratos_types::Digest;
+
+    fn deb(version: &str, content: &str) -> LockedDeb {
+        LockedDeb {
+            name: "a".to_owned(),
+            version: version.to_owned(),
+            arch: "amd64".to_owned(),
+            sha256: Digest::of(content.as_bytes()),
+            size: 1,
+        }
+    }
+
+    #[test]
+    fn changes_between_locks_are_listed_by_name() {
+        let lock = |debs: &[LockedDeb]| Lock { format: 1, deb: debs.to_vec(), wheel: Vec::new() };
+        let change = |from: Option<&str>, to: Option<&str>| LockChange {
+            name: "a".to_owned(),
+            from: from.map(str::to_owned),
+            to: to.map(str::to_owned),
+        };
+        let (one, two) = (lock(&[deb("1", "x")]), lock(&[deb("2", "y")]));
+        assert_eq!(changes(&one, &one), []);
+        assert_eq!(changes(&one, &two), [change(Some("1"), Some("2"))]);
+        assert_eq!(changes(&lock(&[]), &one), [change(None, Some("1"))]);
+        assert_eq!(changes(&one, &lock(&[])), [change(Some("1"), None)]);
+        let other_content = lock(&[deb("1", "z")]);
+        assert_eq!(changes(&one, &other_content), [change(Some("1"), Some("1"))]);
+    }
 }

