@@ -10,7 +10,9 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use stratos_sandbox::egress::{EgressGateway, EgressPolicy, EgressStats, IpRange, default_denied};
+use stratos_sandbox::egress::{
+    EgressGateway, EgressPolicy, EgressStats, IpRange, MAX_CONNECTIONS, default_denied,
+};
 use stratos_sys::netlink::Netlink;
 use stratos_sys::netns::NetNs;
 use stratos_types::egress::{EgressRule, EgressTarget};
@@ -26,6 +28,13 @@ fn privileged(test: &str) -> bool {
         eprintln!("SKIPPED {test}: needs root for network namespaces");
     }
     root
+}
+
+/// Open files up to the hard limit, like the agent.
+fn raise_descriptor_limit() {
+    let limits = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let raised = rustix::process::Rlimit { current: limits.maximum, ..limits };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, raised).unwrap();
 }
 
 /// A machine with a server on every one of its addresses.
@@ -304,28 +313,51 @@ fn many_connections_at_once_all_answer() {
     assert_eq!(instance.stats().connections, 200);
 }
 
+#[test]
+fn connections_over_the_limit_are_reset() {
+    if !privileged("connections_over_the_limit_are_reset") {
+        return;
+    }
+    // Each connection takes four descriptors of this process, which is everyone in this test.
+    raise_descriptor_limit();
+    let host = Host::new();
+    let instance = host.instance(&["10.77.0.0/16:PORT"], Vec::new());
+    let mut held: Vec<TcpStream> =
+        (0..MAX_CONNECTIONS).map(|_| instance.connect(INSIDE, host.port).unwrap()).collect();
+    fails(instance.ask(INSIDE, host.port), RESET);
+    // One ends, and its place is free again once its far side has ended, too.
+    let mut first = held.swap_remove(0);
+    first.shutdown(Shutdown::Write).unwrap();
+    first.read_to_end(&mut Vec::new()).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while instance.ask(INSIDE, host.port).is_err() {
+        assert!(Instant::now() < deadline, "the place of an ended connection is not free");
+    }
+}
+
 /// Not a limit, for machines differ: prints what starting a gateway takes.
 #[test]
 fn a_gateway_starts_in_milliseconds() {
     if !privileged("a_gateway_starts_in_milliseconds") {
         return;
     }
+    raise_descriptor_limit();
     let host = Host::new();
     let policy = |rules: &[&str]| {
         Arc::new(EgressPolicy::new(rules.iter().map(|r| r.parse().unwrap()).collect(), vec![]).unwrap())
     };
     for rules in [&["a.com"][..], &["a.com:1-64", "10.0.0.0/8:5432", "192.168.0.0/16:80"]] {
         let policy = policy(rules);
-        let mut took: Vec<Duration> = (0..30)
-            .map(|_| {
-                let netns = NetNs::create().unwrap();
-                let start = Instant::now();
-                let gateway = EgressGateway::start(netns.as_fd(), policy.clone(), host.runtime.handle());
-                let took = start.elapsed();
-                drop(gateway.unwrap());
-                took
-            })
-            .collect();
+        // Kept until the end: freeing namespaces holds the lock that making them needs.
+        let mut kept = Vec::new();
+        let mut took = Vec::new();
+        for _ in 0..30 {
+            let netns = NetNs::create().unwrap();
+            let start = Instant::now();
+            let gateway = EgressGateway::start(netns.as_fd(), policy.clone(), host.runtime.handle()).unwrap();
+            took.push(start.elapsed());
+            kept.push((netns, gateway));
+        }
         took.sort();
         println!("gateway for {rules:?}: p50 {:?}, p95 {:?}", took[15], took[28]);
         assert!(took[0] < Duration::from_secs(1));
