@@ -30,9 +30,6 @@ pub enum Hop {
     Via(Ipv4Addr),
     /// To this namespace itself: it takes every address of the network for its own ("AnyIP").
     Local,
-    /// To neighbours on the interface. The route stands before [`Hop::Local`] ones of shorter prefix, which would
-    /// take the neighbours' addresses for the namespace's own and drop what they send as forged.
-    Neighbours,
 }
 
 /// A route socket of one network namespace.
@@ -145,11 +142,10 @@ impl Netlink {
         hop: Hop,
         index: u32,
     ) -> Result<(), NetlinkError> {
-        // The local table is asked before the main one; an address is the namespace's own only if it stands there.
+        // An address is the namespace's own only if it stands in the local table.
         let (table, kind, scope) = match hop {
             Hop::Via(_) => (libc::RT_TABLE_MAIN, libc::RTN_UNICAST, libc::RT_SCOPE_UNIVERSE),
             Hop::Local => (libc::RT_TABLE_LOCAL, libc::RTN_LOCAL, libc::RT_SCOPE_HOST),
-            Hop::Neighbours => (libc::RT_TABLE_LOCAL, libc::RTN_UNICAST, libc::RT_SCOPE_LINK),
         };
         let mut message = Message::new(libc::RTM_NEWROUTE, NLM_CREATE);
         message.bytes(&[libc::AF_INET as u8, prefix, 0, 0, table, libc::RTPROT_STATIC, scope, kind]);

@@ -12,8 +12,6 @@ use super::{EgressError, EgressPolicy, GATEWAY, INSTANCE, LINK_PREFIX, RESERVED}
 /// Interface names. Nobody sees the gateway's; the instance's is what programs expect.
 const GATEWAY_LINK: &str = "gw0";
 const INSTANCE_LINK: &str = "eth0";
-/// First address of the network between the two.
-const LINK_NETWORK: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 0);
 const DNS_PORT: u16 = 53;
 
 /// The gateway's sockets, not blocking. They are all that keeps its namespace alive: closing the last one
@@ -60,7 +58,8 @@ fn configure_gateway(instance: BorrowedFd<'_>, policy: &EgressPolicy) -> Result<
     let (link, loopback) = (netlink.index(GATEWAY_LINK)?, netlink.index("lo")?);
     netlink.add_address(link, GATEWAY, LINK_PREFIX)?;
     netlink.link_up(link)?;
-    netlink.add_route(LINK_NETWORK, LINK_PREFIX, Hop::Neighbours, link)?;
+    // These hold the instance's address, too. It stays the address of a neighbour, because the link's own network is
+    // longer, and the kernel looks local and main routes up as one table where no policy rules are set.
     netlink.add_route(RESERVED.0, RESERVED.1, Hop::Local, loopback)?;
     for (network, prefix) in policy.networks() {
         netlink.add_route(network, prefix, Hop::Local, loopback)?;
