@@ -1,0 +1,200 @@
+//! From an uploaded package to a version: unpack, understand, resolve, image, commit.
+//!
+//! All or nothing: everything is made in a folder of the deploy's own below the state's `blobs/tmp`, which goes on
+//! every way out and at the next start, and the version is committed last, in one transaction. Nothing of a package is
+//! executed here; pip, npm and mkfs.erofs run in a sandbox, and no package's own script runs at all.
+
+mod build;
+mod elf;
+mod entry;
+mod error;
+mod folder;
+mod hint;
+mod image;
+mod infer;
+mod node;
+mod package;
+mod python;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use stratos_api::DeployEvent;
+use stratos_sandbox::Sandbox;
+use stratos_sandbox::seccomp::SeccompFilter;
+use stratos_store::{NewVersion, Store, VersionRecord};
+use stratos_types::spec::{FILE_NAME, SpecError};
+use stratos_types::{FunctionKey, FunctionName, FunctionSpec, Runtime, TenantId};
+
+pub use build::BuildConfig;
+pub use error::DeployError;
+pub use infer::{Seen, TopFile, infer};
+pub use package::{CheckedEntry, Kind, MAX_BYTES, MAX_ENTRIES, MAX_PATH, PackageError, check_entry, unpack};
+
+use build::Builder;
+use folder::{Folder, TidyError};
+
+use crate::layers::{Layer, Layers};
+
+/// Versions kept of each function.
+const KEEP_VERSIONS: usize = 10;
+/// The layer with mkfs.erofs.
+const TOOLS: &str = "tools";
+
+/// Deploys functions on one node.
+pub struct Deployer {
+    store: Store,
+    sandbox: Arc<Sandbox>,
+    layers: Arc<Layers>,
+    build: BuildConfig,
+    seccomp: Arc<SeccompFilter>,
+}
+
+impl Deployer {
+    /// A deployer that keeps versions in `store` and builds as `build` says.
+    ///
+    /// # Errors
+    /// When the system call profile of builds is not usable.
+    pub fn new(
+        store: Store,
+        sandbox: Arc<Sandbox>,
+        layers: Arc<Layers>,
+        build: BuildConfig,
+    ) -> Result<Self, DeployError> {
+        let seccomp = Arc::new(SeccompFilter::for_runtime("build")?);
+        Ok(Self { store, sandbox, layers, build, seccomp })
+    }
+
+    /// Deploys the package at `archive` for `tenant`: the new version is stored and current when this returns. Blocks,
+    /// often for seconds. `progress` is told of each step and of each line that pip and npm print; `Done` and `Failed`
+    /// are the caller's to say.
+    ///
+    /// # Errors
+    /// See [`DeployError`]; nothing was changed then.
+    pub fn deploy(
+        &self,
+        tenant: &TenantId,
+        expected_name: Option<&FunctionName>,
+        archive: &Path,
+        progress: &mut dyn FnMut(DeployEvent),
+    ) -> Result<(FunctionSpec, VersionRecord), DeployError> {
+        progress(DeployEvent::Step { step: "unpacking".into() });
+        let scratch = self.store.blobs().temp_dir()?;
+        let task = scratch.path().join("task");
+        fs::create_dir(&task).map_err(|e| DeployError::io("create", &task, e))?;
+        // Jobs run as users of their own; what is above this folder stays the agent's.
+        fs::set_permissions(&task, fs::Permissions::from_mode(0o755))
+            .map_err(|e| DeployError::io("set the mode of", &task, e))?;
+        unpack(archive, &task)?;
+        let folder = Folder::open(&task).map_err(|e| DeployError::io("open", &task, e))?;
+        tidy(&folder)?;
+
+        let spec = read_spec(&folder, expected_name)?;
+        let layer = self.layer("the function's runtime", spec.runtime.as_str())?;
+        let tools = self.layer("image building", TOOLS)?;
+        let builder = Builder {
+            sandbox: &self.sandbox,
+            config: &self.build,
+            seccomp: &self.seccomp,
+            scratch: scratch.path(),
+        };
+        // Before the long work where it can be; only a dependency can bring what is missing now.
+        let early = entry::check(&spec, &folder);
+        let dependencies = match spec.runtime {
+            Runtime::Native => Vec::new(),
+            _ if early.is_err() && !has_dependencies(&folder)? => Vec::new(),
+            Runtime::Node24 => node::resolve(&builder, &layer.image, &folder, progress)?,
+            Runtime::Python313 => python::resolve(&builder, &layer.image, &folder, progress)?,
+        };
+        entry::check(&spec, &folder)?;
+        tidy(&folder)?;
+        let image = image::make(&builder, &tools.image, &folder, progress)?;
+        let image = self.store.blobs().adopt(&image)?;
+
+        progress(DeployEvent::Step { step: "storing the version".into() });
+        let key = FunctionKey { tenant: tenant.clone(), name: spec.name.clone() };
+        let new = NewVersion {
+            spec_toml: spec.to_toml(),
+            image: image.digest(),
+            image_size: image.size(),
+            layer_name: layer.manifest.name.clone(),
+            layer_version: layer.manifest.version.clone(),
+            layer_digest: layer.manifest.image_digest,
+            dependencies,
+            deployed_at_ms: crate::clock::now_ms(),
+        };
+        let record = self.store.commit_version(&key, new)?;
+        drop(image);
+        self.clean_up(&key);
+        if let Err(error) = scratch.close() {
+            tracing::warn!(%error, "a deploy's folder is left until the next start");
+        }
+        Ok((spec, record))
+    }
+
+    fn layer(&self, what: &'static str, name: &str) -> Result<Arc<Layer>, DeployError> {
+        self.layers.get(name).map_err(|source| DeployError::Layer { what, source })
+    }
+
+    /// Drops what the new version made superfluous. The deploy has happened whether or not this works, and the next one
+    /// tries again.
+    fn clean_up(&self, key: &FunctionKey) {
+        let cleaned = self.store.prune(key, KEEP_VERSIONS).and_then(|_| self.store.blobs().collect_garbage());
+        if let Err(error) = cleaned {
+            tracing::warn!(function = %key, %error, "old versions were not removed");
+        }
+    }
+}
+
+fn tidy(folder: &Folder) -> Result<(), DeployError> {
+    folder.tidy().map_err(|error| match error {
+        TidyError::TooLarge { limit } => DeployError::TooLarge { limit },
+        TidyError::Io(source) => DeployError::io("prepare", folder.path(), source),
+    })
+}
+
+fn has_dependencies(folder: &Folder) -> Result<bool, DeployError> {
+    for name in ["package.json", "requirements.txt", "pyproject.toml"] {
+        if folder.has_file(name).map_err(|e| DeployError::io("read", folder.path(), e))? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn read_spec(folder: &Folder, expected: Option<&FunctionName>) -> Result<FunctionSpec, DeployError> {
+    let read = |source| DeployError::io("read", folder.path(), source);
+    let files = folder.top_files().map_err(read)?;
+    let text = match folder.text(FILE_NAME).map_err(read)? {
+        Some(text) => text,
+        None if files.contains_key(FILE_NAME) => {
+            return Err(spec_error(None, "is not UTF-8, or over 16 MiB", "write it anew with `stratos new`"));
+        }
+        None => String::new(),
+    };
+    let package_json = folder.text("package.json").map_err(read)?;
+    let seen = Seen {
+        spec: &text,
+        package_json: package_json.as_deref(),
+        files: &files,
+        expected_name: expected,
+        // A source that cannot be read tells nothing; the check of the entry names it.
+        source: &|name| folder.text(name).ok().flatten(),
+    };
+    let spec = FunctionSpec::parse(&text, &infer(&seen)?)?;
+    match expected {
+        Some(expected) if *expected != spec.name => Err(spec_error(
+            Some("name"),
+            format!("is `{}`, and the deploy is for `{expected}`", spec.name),
+            "deploy under the name that the file says, or change it there",
+        )),
+        _ => Ok(spec),
+    }
+}
+
+fn spec_error(key: Option<&str>, message: impl Into<String>, hint: &str) -> DeployError {
+    let key = key.map(str::to_owned);
+    SpecError { file: FILE_NAME.into(), key, message: message.into(), hint: hint.into() }.into()
+}
