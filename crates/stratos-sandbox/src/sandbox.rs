@@ -1,0 +1,168 @@
+//! The node's sandbox: what all instances share.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::process::{Resource, getrlimit};
+use stratos_sys::{landlock, mountns, process};
+
+use crate::cgroup;
+use crate::error::{JobError, MountError, OpenError, StartError};
+use crate::features::{Features, erofs_reads_files, seccomp_available};
+use crate::filesystem::Filesystem;
+use crate::image::{Image, Images};
+use crate::instance::Instance;
+use crate::network::NetworkPool;
+use crate::plan::{InstancePlan, JobOutput, JobPlan, SandboxConfig};
+use crate::reaper::Reaper;
+use crate::sweep;
+use crate::uid::{NodeKey, UidPool};
+use crate::{instance, job};
+
+/// Open files of an instance, at most.
+const OPEN_FILES: u64 = 65_536;
+
+/// What instances refer to for as long as they live.
+pub(crate) struct Node {
+    pub(crate) features: Features,
+    pub(crate) filesystem: Arc<Filesystem>,
+    pub(crate) images: Arc<Images>,
+    pub(crate) uids: Arc<UidPool>,
+    pub(crate) open_files: u64,
+    pub(crate) last_capability: u32,
+    // The reaper waits for the last instances when dropped, and gives back to the pool and the cgroup after it.
+    pub(crate) reaper: Reaper,
+    pub(crate) networks: NetworkPool,
+    pub(crate) cgroups: Option<RemovedBase>,
+}
+
+/// The node's cgroup, removed at the end.
+pub(crate) struct RemovedBase(cgroup::Base);
+
+impl std::ops::Deref for RemovedBase {
+    type Target = cgroup::Base;
+
+    fn deref(&self) -> &cgroup::Base {
+        &self.0
+    }
+}
+
+impl Drop for RemovedBase {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.remove() {
+            tracing::warn!(%error, "cannot remove the node's cgroup");
+        }
+    }
+}
+
+/// Starts instances and jobs. One per agent; share it behind an [`Arc`].
+pub struct Sandbox {
+    node: Arc<Node>,
+}
+
+impl Sandbox {
+    /// Prepares the node and ends what a killed predecessor with the same state directory left. Only one sandbox may
+    /// be open per state directory: the agent's lock on it sees to that.
+    ///
+    /// Call it from `main` before there are other threads: it moves the calling thread into a mount namespace of its
+    /// own, which only threads started later share, and every method that mounts or starts must run on such a thread.
+    ///
+    /// # Errors
+    /// See [`OpenError`]. With `require_limits`, a host that cannot enforce all limits is one.
+    pub fn open(config: SandboxConfig) -> Result<Self, OpenError> {
+        let key = NodeKey::of(&config.state_dir);
+        let cgroup_root = cgroup::find_root()
+            .map_err(|source| OpenError::Proc { path: "/proc/self/mountinfo".into(), source })?;
+        let cgroups = cgroup_root
+            .as_deref()
+            .map(|root| cgroup::Base::open(root, &key.cgroup_name()).map(RemovedBase))
+            .transpose()
+            .map_err(|(path, source)| OpenError::Cgroup { path, source })?;
+        let features = features(&config, cgroup_root, cgroups.as_deref());
+        if let Some(base) = &cgroups {
+            let swept = base.sweep().map_err(|(path, source)| OpenError::Sweep { path, source })?;
+            report_swept(swept);
+        }
+        // Also with cgroups: a predecessor may have run on a host that had none yet.
+        let killed = sweep::by_user(&key.uids())
+            .map_err(|source| OpenError::Sweep { path: "/proc".into(), source })?;
+        report_swept(killed);
+        let missing = features.missing_limits();
+        if config.require_limits && !missing.is_empty() {
+            return Err(OpenError::LimitsMissing { missing });
+        }
+        process::harden().map_err(|source| OpenError::Proc { path: "/proc/self".into(), source })?;
+        mountns::unshare_private().map_err(|source| OpenError::MountNamespace { source })?;
+        let filesystem = Filesystem::prepare(&config.run_dir)
+            .map(Arc::new)
+            .map_err(|(path, source)| OpenError::RunDir { path, source })?;
+        let last_capability = process::last_capability()
+            .map_err(|source| OpenError::Proc { path: "/proc/sys/kernel/cap_last_cap".into(), source })?;
+        let thread = |source| OpenError::Thread { source };
+        let node = Node {
+            images: Images::new(Arc::clone(&filesystem)),
+            filesystem,
+            features,
+            uids: UidPool::new(key.uids()),
+            // The limit cannot be raised without CAP_SYS_RESOURCE.
+            open_files: getrlimit(Resource::Nofile).maximum.unwrap_or(OPEN_FILES).min(OPEN_FILES),
+            last_capability,
+            reaper: Reaper::start().map_err(thread)?,
+            networks: NetworkPool::start(config.netns_pool).map_err(thread)?,
+            cgroups,
+        };
+        Ok(Self { node: Arc::new(node) })
+    }
+
+    /// What the host offers.
+    pub fn features(&self) -> &Features {
+        &self.node.features
+    }
+
+    /// Mounts an EROFS image, or shares the mount that is there. It stays until the last owner drops it.
+    ///
+    /// # Errors
+    /// See [`MountError`].
+    pub fn mount_image(&self, image: &Path) -> Result<Arc<Image>, MountError> {
+        self.node.images.mount(image)
+    }
+
+    /// Starts an instance. Blocks for the few milliseconds that takes.
+    ///
+    /// # Errors
+    /// See [`StartError`]; nothing is left of the instance then.
+    pub fn start(&self, plan: &InstancePlan) -> Result<Instance, StartError> {
+        instance::start(&self.node, plan)
+    }
+
+    /// Runs a job to its end. Blocks for all of that.
+    ///
+    /// # Errors
+    /// See [`JobError`]. A program that ends with a code other than 0 is a result, not an error.
+    pub fn run_job(&self, plan: &JobPlan) -> Result<JobOutput, JobError> {
+        job::run(&self.node, plan)
+    }
+}
+
+fn features(
+    config: &SandboxConfig,
+    cgroup_root: Option<std::path::PathBuf>,
+    base: Option<&cgroup::Base>,
+) -> Features {
+    Features {
+        cgroup_root,
+        memory: base.is_some_and(|base| base.memory),
+        cpu: base.is_some_and(|base| base.cpu),
+        pids: base.is_some_and(|base| base.pids),
+        cgroup_kill: base.is_some_and(|base| base.kill),
+        landlock_abi: landlock::abi(),
+        seccomp: seccomp_available(),
+        erofs_files: erofs_reads_files(&config.state_dir),
+    }
+}
+
+fn report_swept(count: usize) {
+    if count > 0 {
+        tracing::info!(count, "ended what a predecessor had left running");
+    }
+}

@@ -1,0 +1,185 @@
+//! What every privileged test of this crate needs: a sandbox in a folder of its own, images, plans.
+
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
+use std::ffi::CString;
+use std::fs;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use stratos_sandbox::{Image, Instance, InstancePlan, Sandbox, SandboxConfig, SeccompFilter};
+
+/// Longest wait for anything.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A sandbox, its folder, and the images of its tests.
+pub(crate) struct Rig {
+    pub(crate) layer: Arc<Image>,
+    pub(crate) function: Arc<Image>,
+    pub(crate) sandbox: Sandbox,
+    pub(crate) dir: tempfile::TempDir,
+}
+
+/// Why the privileged tests cannot run here.
+pub(crate) fn obstacle() -> Option<String> {
+    if !rustix::process::geteuid().is_root() {
+        return Some("not root".into());
+    }
+    if native_layer().is_none() {
+        return Some(format!(
+            "no layer `native` in {} (build it with `stratos layer build native`)",
+            cache().display()
+        ));
+    }
+    if Command::new("mkfs.erofs").arg("--version").output().is_err() {
+        return Some("no mkfs.erofs (package erofs-utils)".into());
+    }
+    None
+}
+
+/// A rig, or `None` after saying that `test` is skipped and why. With `CI=true` nothing is skipped.
+pub(crate) fn rig(test: &str) -> Option<Rig> {
+    if let Some(obstacle) = obstacle() {
+        assert!(std::env::var("CI").as_deref() != Ok("true"), "{test} must run in CI: {obstacle}");
+        eprintln!("skipped: {test}: {obstacle}");
+        return None;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let sandbox = open(dir.path());
+    let image = function_image(dir.path());
+    let function = sandbox.mount_image(&image).unwrap();
+    let layer = sandbox.mount_image(&native_layer().unwrap()).unwrap();
+    Some(Rig { layer, function, sandbox, dir })
+}
+
+pub(crate) fn open(dir: &Path) -> Sandbox {
+    Sandbox::open(config(dir)).unwrap()
+}
+
+pub(crate) fn config(dir: &Path) -> SandboxConfig {
+    SandboxConfig {
+        state_dir: dir.to_owned(),
+        run_dir: dir.join("run"),
+        require_limits: false,
+        netns_pool: 2,
+    }
+}
+
+fn cache() -> PathBuf {
+    let from = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    from("STRATOS_CACHE").unwrap_or_else(|| {
+        from("XDG_CACHE_HOME")
+            .unwrap_or_else(|| from("HOME").unwrap_or_else(|| "/root".into()).join(".cache"))
+            .join("stratos")
+    })
+}
+
+pub(crate) fn native_layer() -> Option<PathBuf> {
+    let layers = cache().join("layers");
+    let manifest: serde_json::Value =
+        serde_json::from_slice(&fs::read(layers.join("native.json")).ok()?).unwrap();
+    Some(layers.join(manifest["image"].as_str().unwrap()))
+}
+
+/// An image that holds the probe as `/var/task/probe`.
+pub(crate) fn function_image(dir: &Path) -> PathBuf {
+    let source = dir.join("function");
+    fs::create_dir_all(&source).unwrap();
+    fs::copy(probe(), source.join("probe")).unwrap();
+    let image = dir.join("function.erofs");
+    let made = Command::new("mkfs.erofs").arg("--quiet").arg(&image).arg(&source).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    image
+}
+
+/// The example `probe`, which cargo builds along with the tests.
+fn probe() -> PathBuf {
+    let mut path = std::env::current_exe().unwrap();
+    path.pop();
+    let probe = path.with_file_name("examples").join("probe");
+    assert!(probe.exists(), "run `cargo build -p stratos-sandbox --example probe` first");
+    probe
+}
+
+impl Rig {
+    /// A plan to run the probe.
+    pub(crate) fn plan(&self, id: &str, told: &str) -> InstancePlan {
+        InstancePlan {
+            id: id.into(),
+            layer: Arc::clone(&self.layer),
+            function: Arc::clone(&self.function),
+            argv: strings(&["/var/task/probe", told]),
+            env: strings(&["HOME=/tmp"]),
+            memory_bytes: 128 << 20,
+            cpu_millis: Some(1000),
+            pids_max: 32,
+            tmp_bytes: 1 << 20,
+            seccomp: Arc::new(SeccompFilter::for_runtime("native").unwrap()),
+            egress: None,
+            hostname: "function".into(),
+            #[cfg(feature = "weaken")]
+            weaken: stratos_sandbox::Weaken::default(),
+        }
+    }
+}
+
+pub(crate) fn strings(texts: &[&str]) -> Vec<CString> {
+    texts.iter().map(|text| CString::new(*text).unwrap()).collect()
+}
+
+/// Waits until a descriptor is readable or closed at the other end.
+pub(crate) fn readable(fd: impl AsFd) {
+    let timeout = rustix::time::Timespec::try_from(PATIENCE).unwrap();
+    let ready = poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&timeout)).unwrap();
+    assert!(ready > 0, "nothing came in {PATIENCE:?}");
+}
+
+/// Everything up to the end of a pipe that does not block.
+pub(crate) fn read_all(fd: OwnedFd) -> String {
+    let mut file = fs::File::from(fd);
+    let mut bytes = Vec::new();
+    loop {
+        match file.read_to_end(&mut bytes) {
+            Ok(_) => return String::from_utf8(bytes).unwrap(),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => readable(&file),
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+/// Reads a byte of a status pipe.
+pub(crate) fn status_byte(fd: impl AsFd) -> u8 {
+    readable(&fd);
+    let mut byte = [0];
+    assert_eq!(rustix::io::read(&fd, &mut byte).unwrap(), 1, "the status pipe closed");
+    byte[0]
+}
+
+/// Runs an instance to its end: what it wrote, and how it ended. Releases it at once.
+pub(crate) fn run(instance: &mut Instance) -> (String, stratos_sandbox::Exit) {
+    drop(instance.take_park());
+    let output = read_all(instance.take_stdout());
+    let errors = read_all(instance.take_stderr());
+    assert_eq!(errors, "", "after {output}");
+    (output, instance.wait().unwrap())
+}
+
+/// The rest of the line that starts with `name`.
+pub(crate) fn line<'a>(output: &'a str, name: &str) -> &'a str {
+    let find = |line: &'a str| line.strip_prefix(name)?.strip_prefix(' ');
+    output.lines().find_map(find).unwrap_or_else(|| panic!("no {name} in {output}"))
+}
+
+/// Waits for a condition that no descriptor tells of.
+pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what}: not in {PATIENCE:?}");
+        std::thread::yield_now();
+    }
+}
