@@ -24,7 +24,9 @@ use crate::progress::Progress;
 /// How often a starting node is asked whether it answers, and for how long: it may have leftovers to clear away.
 const START_POLL: Duration = Duration::from_millis(20);
 const START_LIMIT: Duration = Duration::from_secs(60);
-/// How long the node may take to end its instances before it is killed. It cleans up at its next start then.
+/// How long requests may go on when the node is told to end.
+const STOP_GRACE: &str = "5s";
+/// How long the node may take to end before it is killed. It cleans up at its next start then.
 const STOP_LIMIT: Duration = Duration::from_secs(20);
 
 /// Runs the command, until Ctrl-C.
@@ -165,12 +167,13 @@ impl OwnNode {
         let socket = state.path().join("api.sock");
         let child = Command::new(&program)
             .arg("--dev")
-            .arg("--state-dir")
+            .arg("--state")
             .arg(state.path().join("state"))
-            .arg("--run-dir")
+            .arg("--run")
             .arg(state.path().join("run"))
             .arg("--socket")
             .arg(&socket)
+            .args(["--stop-grace", STOP_GRACE])
             .stdin(Stdio::null())
             // stdout is for results; what the node says are messages.
             .stdout(std::io::stderr())

@@ -1,0 +1,86 @@
+//! `cargo xtask ci` and `lint`: tables of steps, each timed.
+
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+
+use crate::process::{Root, built, cargo, run};
+use crate::{licences, tidy};
+
+/// A named step.
+struct Step {
+    name: &'static str,
+    run: fn() -> Result<()>,
+}
+
+/// What needs no root and no layers; the quick ones first.
+const LINT: &[Step] = &[
+    Step { name: "format", run: || run(cargo(&["fmt", "--all", "--check"])) },
+    Step { name: "tidy", run: tidy::run },
+    Step { name: "licences", run: licences::run },
+    Step { name: "clippy", run: clippy },
+];
+
+/// What follows in CI.
+const TEST: &[Step] = &[
+    // All of it, so that tests find the programs they start beside their own. Everything is built once, in the
+    // development profile, whose dependencies are optimised.
+    Step { name: "build", run: || run(cargo(&["build", "--workspace", "--all-targets", "--locked"])) },
+    Step { name: "layers", run: layers },
+    Step { name: "test", run: test },
+];
+
+fn clippy() -> Result<()> {
+    run(cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]))
+}
+
+fn layers() -> Result<()> {
+    let mut command = built("debug", "stratos")?;
+    command.args(["layer", "build"]);
+    run(command)
+}
+
+/// Tests need mounts, namespaces and cgroups, so they run as root; what is built stays the user's own.
+fn test() -> Result<()> {
+    let mut command = cargo(&[]);
+    match Root::find()? {
+        Root::Already => {}
+        Root::Sudo => {
+            // sudo sets a PATH of its own, without cargo, in spite of -E.
+            let path = std::env::var("PATH").unwrap_or_default();
+            let runner = format!("target.'cfg(unix)'.runner = ['sudo', '-E', 'env', 'PATH={path}']");
+            command.args(["--config", &runner]);
+        }
+        Root::No => {
+            eprintln!("warning: neither root nor sudo; tests that need root are skipped, each by name");
+        }
+    }
+    command.args(["test", "--workspace", "--locked", "--no-fail-fast"]);
+    run(command)
+}
+
+/// Names that `--from` takes.
+pub(crate) fn step_names() -> Vec<&'static str> {
+    LINT.iter().chain(TEST).map(|step| step.name).collect()
+}
+
+/// Runs everything, or what follows a step.
+pub(crate) fn run_steps(from: Option<&str>) -> Result<()> {
+    let mut steps = LINT.iter().chain(TEST).skip_while(|step| from.is_some_and(|from| step.name != from));
+    steps.try_for_each(timed)
+}
+
+/// `cargo xtask lint`.
+pub(crate) fn lint() -> Result<()> {
+    LINT.iter().try_for_each(timed)
+}
+
+fn timed(step: &Step) -> Result<()> {
+    eprintln!("==> {}", step.name);
+    let started = Instant::now();
+    (step.run)().with_context(|| {
+        format!("step {} failed; repeat it with `cargo xtask ci --from {}`", step.name, step.name)
+    })?;
+    eprintln!("==> {} done in {:.0} s", step.name, started.elapsed().as_secs_f64());
+    Ok(())
+}
