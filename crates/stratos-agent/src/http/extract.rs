@@ -1,0 +1,116 @@
+//! Reads paths, queries and bodies into types, with errors as this API says them.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{FromRequestParts, Query, RawPathParams};
+use http::request::Parts;
+use serde::de::DeserializeOwned;
+use stratos_api::ErrorCode;
+use stratos_store::StoreError;
+use stratos_types::{FunctionKey, FunctionName, InvocationId};
+
+use super::Api;
+use super::auth::{Caller, Peer};
+use super::errors::{Failure, Result};
+use crate::body;
+
+/// Largest JSON body of a control request, in bytes.
+const MAX_CONTROL_BODY: usize = 64 << 10;
+const CONTROL_BODY_TIME: Duration = Duration::from_secs(10);
+
+/// The function that `{name}` in the path stands for. Whether it exists is not looked up.
+pub(super) struct Function(pub(super) FunctionKey);
+
+impl FromRequestParts<Arc<Api>> for Function {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self> {
+        let name = path_parameter(parts, "name").await?;
+        // What is no name is the name of nothing.
+        let name: FunctionName = name.parse().map_err(|_| unknown_function(&name))?;
+        Ok(Self(FunctionKey { tenant: api.tenant.clone(), name }))
+    }
+}
+
+/// The invocation that `{id}` in the path stands for.
+pub(super) struct Invocation(pub(super) InvocationId);
+
+impl FromRequestParts<Arc<Api>> for Invocation {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Arc<Api>) -> Result<Self> {
+        let id = path_parameter(parts, "id").await?;
+        let invocation =
+            id.parse().map_err(|_| Failure::new(ErrorCode::NotFound, "there is no such invocation"));
+        Ok(Self(invocation?))
+    }
+}
+
+async fn path_parameter(parts: &mut Parts, wanted: &str) -> Result<String> {
+    let parameters = RawPathParams::from_request_parts(parts, &()).await;
+    let parameters = parameters.map_err(|e| Failure::new(ErrorCode::BadRequest, e.to_string()))?;
+    let found = parameters.iter().find(|(name, _)| *name == wanted);
+    Ok(found.map(|(_, value)| value.to_owned()).unwrap_or_default())
+}
+
+/// The query, all of it known.
+pub(super) struct Params<T>(pub(super) T);
+
+impl<T: DeserializeOwned> FromRequestParts<Arc<Api>> for Params<T> {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Arc<Api>) -> Result<Self> {
+        let query = Query::try_from_uri(&parts.uri);
+        let Query(params) = query
+            .map_err(|e| Failure::new(ErrorCode::BadRequest, format!("the query: {}", e.body_text())))?;
+        Ok(Self(params))
+    }
+}
+
+/// Who asks, and from where; [`super::auth::admit`] has found out.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Origin {
+    pub(super) peer: Peer,
+    pub(super) caller: Caller,
+}
+
+impl FromRequestParts<Arc<Api>> for Origin {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Arc<Api>) -> std::result::Result<Self, Infallible> {
+        // A request that came past `admit` is a stranger's from this machine: the least that can be assumed.
+        let peer = parts.extensions.get().copied().unwrap_or(Peer::Unix);
+        let caller = parts.extensions.get().copied().unwrap_or(Caller::Stranger);
+        Ok(Self { peer, caller })
+    }
+}
+
+/// Reads a small JSON body; an empty one is the default.
+pub(super) async fn json<T: DeserializeOwned + Default>(body: Body) -> Result<T> {
+    let bytes = body::read(body, MAX_CONTROL_BODY, CONTROL_BODY_TIME).await?;
+    if bytes.is_empty() {
+        return Ok(T::default());
+    }
+    serde_json::from_slice(&bytes).map_err(|e| Failure::new(ErrorCode::BadRequest, format!("the body: {e}")))
+}
+
+/// Runs a call of the store where it may block.
+pub(super) async fn blocking<T: Send + 'static>(
+    call: impl FnOnce() -> std::result::Result<T, StoreError> + Send + 'static,
+) -> Result<T> {
+    match tokio::task::spawn_blocking(call).await {
+        Ok(result) => Ok(result?),
+        Err(error) => Err(stratos_api::ApiError::new(ErrorCode::Internal, "the node failed at this request")
+            .caused_by(&error)
+            .into()),
+    }
+}
+
+pub(super) fn unknown_function(name: &str) -> Failure {
+    let name: String = name.chars().take(80).collect();
+    Failure::new(ErrorCode::NotFound, format!("there is no function `{name}`"))
+        .hint("`stratos ls` lists the functions of this node; `stratos deploy` adds one")
+}

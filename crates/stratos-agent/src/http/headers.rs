@@ -1,0 +1,145 @@
+//! Headers that stand on many answers and requests: trace context, timings, and what a proxy must not pass on.
+
+use std::fmt::Write as _;
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use stratos_api::{Phases, header as names};
+use stratos_types::TraceContext;
+
+use crate::engine::Meta;
+
+/// W3C `traceparent`.
+pub(super) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+/// W3C `tracestate`.
+pub(super) const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+
+/// This invocation's span: below the caller's, or the root of a trace when the caller sent no valid context.
+pub(super) fn span(headers: &HeaderMap) -> TraceContext {
+    let parent = || {
+        let mut parents = headers.get_all(TRACEPARENT).iter();
+        // Two `traceparent` headers are as invalid as none (W3C Trace Context, 3.2).
+        let (Some(parent), None) = (parents.next(), parents.next()) else { return None };
+        let states: Vec<_> = headers.get_all(TRACESTATE).iter().filter_map(|v| v.to_str().ok()).collect();
+        let state = (!states.is_empty()).then(|| states.join(","));
+        TraceContext::parse(parent.to_str().ok()?, state.as_deref())
+    };
+    parent().map_or_else(TraceContext::root, |parent| parent.child())
+}
+
+/// The phases as a `Server-Timing` value, durations in ms (W3C Server Timing).
+pub(super) fn server_timing(phases: &Phases) -> HeaderValue {
+    let named = [
+        ("queue", phases.queue_us),
+        ("sandbox", phases.sandbox_us),
+        ("runtime", phases.runtime_us),
+        ("init", phases.init_us),
+        ("handler", phases.handler_us),
+        ("total", phases.total_us),
+    ];
+    let mut text = String::with_capacity(128);
+    for (name, us) in named {
+        let comma = if text.is_empty() { "" } else { ", " };
+        write!(text, "{comma}{name};dur={}.{:03}", us / 1000, us % 1000).expect("a String takes every write");
+    }
+    HeaderValue::from_str(&text).expect("names and digits are a header value")
+}
+
+/// Adds what every answer of an invocation tells: its id, how it was run and how long each phase took.
+pub(super) fn add_meta(headers: &mut HeaderMap, meta: &Meta) {
+    let text = |text: String| HeaderValue::from_str(&text).expect("ids and digits are a header value");
+    headers.insert(names::INVOCATION, text(meta.id.to_string()));
+    if meta.instance.is_some() {
+        headers.insert(names::START, HeaderValue::from_static(if meta.cold { "fresh" } else { "warm" }));
+    }
+    if let Some(version) = meta.version {
+        headers.insert(names::VERSION, HeaderValue::from(version));
+    }
+    // A `$PORT` function may have timings of its own; both are kept.
+    headers.append(names::SERVER_TIMING, server_timing(&meta.phases));
+    headers.insert(TRACEPARENT, text(meta.trace.traceparent()));
+}
+
+/// Removes what concerns one connection only (RFC 9110, 7.6.1), the headers that `Connection` names included.
+pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    const ALWAYS: [HeaderName; 8] = [
+        header::CONNECTION,
+        HeaderName::from_static("keep-alive"),
+        HeaderName::from_static("proxy-connection"),
+        header::PROXY_AUTHENTICATE,
+        header::PROXY_AUTHORIZATION,
+        header::TE,
+        header::TRANSFER_ENCODING,
+        header::UPGRADE,
+    ];
+    let named: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .collect();
+    for name in ALWAYS.iter().chain(&named) {
+        headers.remove(name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        pairs.iter().map(|(k, v)| (HeaderName::from_static(k), HeaderValue::from_static(v))).collect()
+    }
+
+    #[test]
+    fn timings_are_in_milliseconds() {
+        let phases = Phases {
+            queue_us: 100,
+            sandbox_us: 2_345,
+            runtime_us: 20_000,
+            init_us: 7,
+            handler_us: 1_000_001,
+            total_us: 0,
+        };
+        assert_eq!(
+            server_timing(&phases),
+            "queue;dur=0.100, sandbox;dur=2.345, runtime;dur=20.000, init;dur=0.007, handler;dur=1000.001, \
+             total;dur=0.000"
+        );
+    }
+
+    #[test]
+    fn the_callers_trace_goes_on_and_a_wrong_one_does_not() {
+        const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let one = span(&headers(&[("traceparent", PARENT), ("tracestate", "a=1")]));
+        assert_eq!(one.trace_id(), "4bf92f3577b34da6a3ce929d0e0e4736");
+        assert_ne!(one.traceparent(), PARENT);
+        assert_eq!(one.tracestate(), Some("a=1"));
+        let mut twice = headers(&[("traceparent", PARENT)]);
+        twice.append(TRACESTATE, HeaderValue::from_static("a=1"));
+        twice.append(TRACESTATE, HeaderValue::from_static("b=2"));
+        assert_eq!(span(&twice).tracestate(), Some("a=1,b=2"));
+        twice.append(TRACEPARENT, HeaderValue::from_static(PARENT));
+        for wrong in [headers(&[]), headers(&[("traceparent", "00-0")]), twice] {
+            assert_ne!(span(&wrong).trace_id(), "4bf92f3577b34da6a3ce929d0e0e4736");
+        }
+    }
+
+    #[test]
+    fn connection_headers_stay_on_their_connection() {
+        let mut some = headers(&[
+            ("connection", "close, X-Mine"),
+            ("x-mine", "1"),
+            ("te", "trailers"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "h2c"),
+            ("keep-alive", "timeout=5"),
+            ("host", "h"),
+            ("content-length", "3"),
+        ]);
+        remove_hop_by_hop(&mut some);
+        let mut left: Vec<_> = some.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["content-length", "host"]);
+    }
+}
