@@ -16,6 +16,7 @@ fn main() {
         "serve" => serve(),
         "orphan" => orphan(),
         "call" => call(),
+        "out" => out(),
         "files" => files(),
         "forks" => forks(),
         "sleep" => std::thread::sleep(std::time::Duration::from_secs(600)),
@@ -107,6 +108,16 @@ fn call() {
     let out = TcpStream::connect((Ipv4Addr::new(192, 0, 2, 1), 80)).unwrap_err();
     println!("out {:?}", out.kind());
     park();
+}
+
+/// Connects to the address in the second argument, and to the port after it, which no rule opens.
+fn out() {
+    let address: std::net::SocketAddrV4 = std::env::args().nth(2).unwrap().parse().unwrap();
+    let mut answer = String::new();
+    TcpStream::connect(address).unwrap().read_to_string(&mut answer).unwrap();
+    println!("answer {answer}");
+    let closed = std::net::SocketAddrV4::new(*address.ip(), address.port() + 1);
+    println!("closed {:?}", TcpStream::connect(closed).map(drop).map_err(|error| error.kind()));
 }
 
 /// Leaves a process behind, and ends.

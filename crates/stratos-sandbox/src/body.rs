@@ -1,43 +1,19 @@
 //! A running process and everything that it holds: what instances and jobs have in common.
 
-use std::ffi::{CStr, CString};
-use std::fs::File;
 use std::io;
-use std::net::TcpListener;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::fs::fchown;
-use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
-use rustix::process::{Gid, Uid};
-use stratos_setup::abi::{CLONE_NEWIPC, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUTS};
-use stratos_setup::{CStrPtr, Op};
 use stratos_sys::process::{self, Exit};
-use stratos_sys::spawn::{Child, SpawnError, spawn};
-use tokio::runtime::Handle;
 
-use crate::cgroup::{Leaf, Limits};
-use crate::egress::{EgressGateway, EgressPolicy, EgressStats};
-use crate::error::StartError;
-use crate::image::Image;
+use crate::cgroup::Leaf;
+use crate::egress::{EgressGateway, EgressStats};
 use crate::network::Network;
 use crate::reaper::Remains;
 use crate::sandbox::Node;
-use crate::seccomp::SeccompFilter;
-use crate::setup::{Mounted, Setup};
 use crate::uid::UidLease;
-use crate::weaken::Weaken;
-
-/// Descriptors of a new process come from numbers above these, so that placing one cannot cover another.
-const ABOVE_TARGETS: RawFd = 16;
-/// Bytes of /tmp per file in it, on average, at its fullest: each file takes kernel memory besides its pages.
-const BYTES_PER_INODE: u64 = 4096;
-/// Fewest files in a /tmp.
-const MIN_INODES: u64 = 1024;
-/// How ready functions are to be killed when the host runs out of memory; the agent is at 0.
-const OOM_SCORE: &str = "500";
 
 /// How long the steps of a start took.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -48,28 +24,6 @@ pub struct StartTimings {
     pub cgroup: Duration,
     /// From the clone to the exec of the program: namespaces, mounts, privileges.
     pub clone_to_exec: Duration,
-}
-
-/// What to launch.
-pub(crate) struct Launch<'a> {
-    pub(crate) id: &'a str,
-    pub(crate) layer: &'a Image,
-    pub(crate) function: Option<&'a Image>,
-    pub(crate) mounts: &'a [Mounted],
-    pub(crate) argv: &'a [CString],
-    pub(crate) env: &'a [CString],
-    pub(crate) cwd: &'a CStr,
-    pub(crate) hostname: &'a str,
-    pub(crate) tmp_bytes: u64,
-    pub(crate) memory_bytes: u64,
-    pub(crate) cpu_millis: Option<u32>,
-    pub(crate) pids_max: u32,
-    pub(crate) seccomp: &'a SeccompFilter,
-    pub(crate) egress: Option<&'a Arc<EgressPolicy>>,
-    /// Descriptors `1..` of the process; 0 is the null device.
-    pub(crate) descriptors: Vec<OwnedFd>,
-    pub(crate) uid: UidLease,
-    pub(crate) weaken: Weaken,
 }
 
 /// The process. Dropping it kills it and hands the rest to the reaper.
@@ -93,198 +47,20 @@ pub(crate) struct Held {
     pub(crate) gateway: Option<EgressGateway>,
 }
 
-/// Starts a process; besides it, the listener that waits in its network. When it fails, nothing is left.
-pub(crate) fn launch(node: &Arc<Node>, launch: Launch<'_>) -> Result<(Body, TcpListener), StartError> {
-    check(&launch)?;
-    let started = Instant::now();
-    let (network, listener) = network(node, launch.weaken)?;
-    let gateway = gateway(&network, &launch)?;
-    let networked = Instant::now();
-    let cgroup = cgroup(node, &launch)?;
-    let grouped = Instant::now();
-    let child = match clone(node, &launch, &network, cgroup.as_ref().map(Leaf::fd)) {
-        Ok(child) => child,
-        Err(error) => {
-            if let Some(leaf) = &cgroup
-                && let Err(error) = leaf.remove(Duration::from_millis(100))
-            {
-                tracing::error!(path = %leaf.path().display(), %error, "cannot remove a cgroup");
-            }
-            return Err(error);
-        }
-    };
-    let timings = StartTimings {
-        network: networked - started,
-        cgroup: grouped - networked,
-        clone_to_exec: grouped.elapsed(),
-    };
-    let oom_score = format!("/proc/{}/oom_score_adj", child.pid);
-    if let Err(error) = std::fs::write(oom_score, OOM_SCORE) {
-        tracing::debug!(pid = child.pid, %error, "cannot make an instance the first to be killed");
-    }
-    let body = Body {
-        node: Arc::clone(node),
-        pid: child.pid,
-        exit: Mutex::new(None),
-        peak: AtomicU64::new(0),
-        timings,
-        end_kill: !launch.weaken.end_kill,
-        held: Arc::new(Held { pidfd: child.pidfd, cgroup, uid: launch.uid, network, gateway }),
-    };
-    Ok((body, listener))
-}
-
-fn check(launch: &Launch<'_>) -> Result<(), StartError> {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-    let problem = if launch.argv.is_empty() {
-        "no program"
-    } else if launch.id.is_empty() || launch.id.len() > 200 || !launch.id.bytes().all(plain) {
-        "the id is not a plain name"
-    } else if launch.id.starts_with('.') {
-        "the id starts with a dot"
-    } else if launch.hostname.len() > 64 {
-        "the host name is longer than 64 bytes"
-    } else {
-        return Ok(());
-    };
-    Err(StartError::Plan { reason: problem })
-}
-
-fn network(node: &Node, weaken: Weaken) -> Result<(Network, TcpListener), StartError> {
-    let network = if weaken.network_namespace { node.networks.host() } else { node.networks.take() };
-    network.map_err(|source| StartError::Network { source })
-}
-
-fn gateway(network: &Network, launch: &Launch<'_>) -> Result<Option<EgressGateway>, StartError> {
-    let Some(policy) = launch.egress else {
-        return Ok(None);
-    };
-    let runtime = Handle::try_current()
-        .map_err(|_| StartError::Plan { reason: "egress needs a tokio runtime around the caller" })?;
-    EgressGateway::start(network.as_fd(), Arc::clone(policy), &runtime)
-        .map(Some)
-        .map_err(|source| StartError::Egress { source })
-}
-
-fn cgroup(node: &Node, launch: &Launch<'_>) -> Result<Option<Leaf>, StartError> {
-    let Some(base) = &node.cgroups else {
-        return Ok(None);
-    };
-    let limits = Limits {
-        memory_bytes: launch.memory_bytes,
-        cpu_millis: launch.cpu_millis,
-        pids_max: (!launch.weaken.nproc).then_some(launch.pids_max),
-    };
-    base.leaf(launch.id, &limits)
-        .map(Some)
-        .map_err(|source| StartError::Cgroup { path: base.leaf_path(launch.id), source })
-}
-
-fn clone(
-    node: &Node,
-    launch: &Launch<'_>,
-    network: &Network,
-    cgroup: Option<BorrowedFd<'_>>,
-) -> Result<Child, StartError> {
-    let ruleset = match node.features.landlock_abi {
-        0 => None,
-        abi => {
-            let ruleset = stratos_sys::landlock::ruleset(abi)
-                .map_err(|source| StartError::Descriptor { what: "a Landlock ruleset", source })?;
-            Some((ruleset, abi))
-        }
-    };
-    let null = File::open("/dev/null")
-        .and_then(|null| above_targets(null.into()))
-        .map_err(|source| StartError::Descriptor { what: "the null device's descriptor", source })?;
-    // Else the instance could not open /dev/stdout, which leads to a pipe that root made.
-    let (user, group) = (Uid::from_raw(launch.uid.get()), Gid::from_raw(launch.uid.get()));
-    for pipe in &launch.descriptors {
-        fchown(pipe, Some(user), Some(group))
-            .map_err(|errno| StartError::Descriptor { what: "a pipe of its own", source: errno.into() })?;
-    }
-    let descriptors: Vec<RawFd> =
-        std::iter::once(null.as_raw_fd()).chain(launch.descriptors.iter().map(AsRawFd::as_raw_fd)).collect();
-    let inodes = (launch.tmp_bytes / BYTES_PER_INODE).max(MIN_INODES);
-    let tmp_options = c_string(format!("size={},nr_inodes={inodes},mode=1777", launch.tmp_bytes))?;
-    let overlay_options = overlay_options(node, launch)?;
-    let argv = vector(launch.argv);
-    let env = vector(launch.env);
-    let setup = Setup {
-        filesystem: &node.filesystem,
-        layer: launch.layer.c_mount_point(),
-        function: launch.function.map(Image::c_mount_point),
-        mounts: launch.mounts,
-        tmp_options: &tmp_options,
-        overlay_options: &overlay_options,
-        cwd: launch.cwd,
-        argv: &argv,
-        env: &env,
-        hostname: launch.hostname,
-        network: network.as_fd().as_raw_fd(),
-        landlock: ruleset.as_ref().map(|(ruleset, abi)| (ruleset.as_raw_fd(), *abi)),
-        descriptors: &descriptors,
-        uid: launch.uid.get(),
-        pids_max: launch.pids_max,
-        open_files: node.open_files,
-        last_capability: node.last_capability,
-        seccomp: launch.seccomp.instructions(),
-        weaken: launch.weaken,
-    };
-    let ops = setup.operations().ok_or(StartError::Plan { reason: "no program" })?;
-    spawn(namespaces(launch.weaken), cgroup, &ops).map_err(|error| explain(error, &ops))
-}
-
-fn namespaces(weaken: Weaken) -> u64 {
-    let optional =
-        [(weaken.pid_namespace, CLONE_NEWPID), (weaken.ipc, CLONE_NEWIPC), (weaken.uts, CLONE_NEWUTS)];
-    optional.into_iter().filter(|(weak, _)| !weak).fold(CLONE_NEWNS, |flags, (_, flag)| flags | flag)
-}
-
-/// Says in words which step failed.
-fn explain(error: SpawnError, ops: &[Op<'_>]) -> StartError {
-    match error {
-        SpawnError::Stack { source } => StartError::Descriptor { what: "a stack", source },
-        SpawnError::Clone { source } => StartError::Clone { source },
-        SpawnError::Step { index, source } => {
-            let op = ops.get(index);
-            StartError::Step {
-                step: op.map_or("do an unknown step", Op::name),
-                path: op.and_then(Op::path).map(|path| path.to_string_lossy().into_owned()),
-                source,
-            }
-        }
-    }
-}
-
-fn overlay_options(node: &Node, launch: &Launch<'_>) -> Result<CString, StartError> {
-    let Some(function) = launch.function.filter(|_| launch.weaken.read_only) else {
-        return Ok(CString::default());
-    };
-    let scratch = node.filesystem.scratch.to_string_lossy();
-    let lower = function.mount_point().display();
-    c_string(format!("lowerdir={lower},upperdir={scratch}/upper,workdir={scratch}/work"))
-}
-
-fn c_string(text: String) -> Result<CString, StartError> {
-    CString::new(text).map_err(|_| StartError::Plan { reason: "a text holds a zero byte" })
-}
-
-/// The strings as execve wants them, with the null at the end.
-fn vector(strings: &[CString]) -> Vec<CStrPtr<'_>> {
-    strings.iter().map(|text| CStrPtr::from(text.as_c_str())).chain([CStrPtr::NULL]).collect()
-}
-
-/// Moves a descriptor out of the way of those that the new process gets.
-pub(crate) fn above_targets(fd: OwnedFd) -> io::Result<OwnedFd> {
-    if fd.as_raw_fd() >= ABOVE_TARGETS {
-        fcntl_setfd(&fd, FdFlags::CLOEXEC)?;
-        return Ok(fd);
-    }
-    Ok(fcntl_dupfd_cloexec(&fd, ABOVE_TARGETS)?)
-}
-
 impl Body {
+    /// `end_kill`: its end kills what is in it, as it always should.
+    pub(crate) fn new(node: &Arc<Node>, pid: i32, held: Held, timings: StartTimings, end_kill: bool) -> Self {
+        Self {
+            node: Arc::clone(node),
+            pid,
+            exit: Mutex::new(None),
+            peak: AtomicU64::new(0),
+            timings,
+            end_kill,
+            held: Arc::new(held),
+        }
+    }
+
     pub(crate) fn pid(&self) -> i32 {
         self.pid
     }

@@ -10,9 +10,10 @@ use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::pipe::{PipeFlags, pipe_with};
 use stratos_sys::process::Exit;
 
-use crate::body::{Body, Launch, StartTimings, above_targets, launch};
+use crate::body::{Body, StartTimings};
 use crate::egress::EgressStats;
 use crate::error::StartError;
+use crate::launch::{Launch, above_targets, launch};
 use crate::plan::InstancePlan;
 use crate::sandbox::Node;
 #[cfg(not(feature = "weaken"))]

@@ -13,9 +13,10 @@ use std::time::Instant;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
-use crate::body::{Body, Launch, above_targets, launch};
+use crate::body::Body;
 use crate::error::{JobError, StartError};
 use crate::instance::from_child;
+use crate::launch::{Launch, above_targets, launch};
 use crate::plan::{Bind, JobOutput, JobPlan};
 use crate::sandbox::Node;
 use crate::setup::Mounted;

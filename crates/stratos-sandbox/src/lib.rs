@@ -17,6 +17,7 @@ mod filesystem;
 mod image;
 mod instance;
 mod job;
+mod launch;
 mod network;
 mod plan;
 mod reaper;

@@ -103,6 +103,36 @@ fn the_agent_is_reached_and_reaches_in_and_nothing_else_is_there() {
 }
 
 #[test]
+fn egress_opens_one_way_out() {
+    use std::net::{IpAddr, TcpListener, UdpSocket};
+    let Some(rig) = rig("egress_opens_one_way_out") else { return };
+    // An address of this host that is not loopback; asking for the route sends nothing.
+    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+    let local = socket.connect("198.51.100.1:9").and_then(|()| socket.local_addr());
+    let Ok(IpAddr::V4(local)) = local.map(|address| address.ip()) else {
+        eprintln!("skipped: egress_opens_one_way_out: this host has no address but loopback");
+        return;
+    };
+    let server = TcpListener::bind((local, 0)).unwrap();
+    let address = server.local_addr().unwrap();
+    let answering =
+        std::thread::spawn(move || server.accept().unwrap().0.write_all(b"from outside").unwrap());
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let _inside = runtime.enter();
+    let rule = format!("{local}/32:{}", address.port()).parse().unwrap();
+    let policy = stratos_sandbox::EgressPolicy::new(vec![rule], Vec::new()).unwrap();
+    let mut plan = rig.plan("out", "out");
+    plan.argv = support::strings(&["/var/task/probe", "out", &address.to_string()]);
+    plan.egress = Some(std::sync::Arc::new(policy));
+    let mut instance = rig.sandbox.start(&plan).unwrap();
+    let (output, _) = run(&mut instance);
+    assert_eq!(line(&output, "answer"), "from outside");
+    assert_eq!(line(&output, "closed"), "Err(ConnectionRefused)");
+    assert_eq!(instance.egress_stats().unwrap().connections, 1);
+    answering.join().unwrap();
+}
+
+#[test]
 fn the_end_and_the_figures_are_told() {
     let Some(rig) = rig("the_end_and_the_figures_are_told") else { return };
     let instance = rig.sandbox.start(&rig.plan("exit", "exit")).unwrap();
