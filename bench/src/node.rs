@@ -1,0 +1,154 @@
+//! StratOS as a subject: a node of the release build, asked over its Unix socket.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use stratos_api::FunctionDetail;
+use stratos_tests::{Node, Package};
+use tokio::runtime::Runtime;
+
+use crate::http::{Answer, Connection, PATIENCE, request};
+use crate::timing::Phases;
+
+/// How long an instance is kept where every request shall need a new one.
+const KEEP: &str = "50ms";
+/// Pause between two looks whether an instance has ended.
+const POLL: Duration = Duration::from_millis(5);
+
+/// A running node.
+pub(crate) struct Stratos {
+    node: Node,
+    socket: PathBuf,
+}
+
+impl Stratos {
+    /// Starts a node. With `end_idle`, instances end right after their request.
+    ///
+    /// # Errors
+    /// When the release build of the agent is missing.
+    pub(crate) fn start(runtime: &Runtime, end_idle: bool) -> Result<Self> {
+        ensure!(rustix::process::geteuid().is_root(), "benchmarks need root: namespaces, mounts, cgroups");
+        let own = std::env::current_exe()?;
+        ensure!(
+            own.with_file_name("stratosd").is_file(),
+            "the agent is not built; run `cargo build --release -p stratos-agent`"
+        );
+        let builder = Node::builder();
+        let builder = if end_idle { builder.arg("--idle-timeout").arg(KEEP) } else { builder };
+        let node = runtime.block_on(builder.start());
+        let socket = node.socket();
+        Ok(Self { node, socket })
+    }
+
+    /// Deploys a function.
+    ///
+    /// # Errors
+    /// When the node refuses it.
+    pub(crate) fn deploy(&self, runtime: &Runtime, package: &Package) -> Result<()> {
+        let answer = runtime.block_on(self.node.try_deploy(package));
+        ensure!(answer.status.is_success(), "deploy: {}\n{}", answer.text(), self.node.log());
+        Ok(())
+    }
+
+    /// Connects to the API.
+    ///
+    /// # Errors
+    /// When the node is gone.
+    pub(crate) fn connect(&self) -> Result<Connection> {
+        Connection::unix(&self.socket)
+    }
+
+    /// Sends a request that starts an instance, on a connection of its own. Gives the time from just before the
+    /// connection until the answer was read, and the phases the node tells.
+    ///
+    /// # Errors
+    /// When the answer is not 200 and `expected`, or came from an instance that was already there.
+    pub(crate) fn cold(&self, bytes: &[u8], expected: &str) -> Result<(Duration, Phases)> {
+        let begun = Instant::now();
+        let answer = self.connect()?.send(bytes);
+        let took = begun.elapsed();
+        let answer = answer.and_then(|answer| check(answer, expected, "fresh"));
+        let answer = answer.with_context(|| format!("the node wrote: {}", self.node.log()))?;
+        Ok((took, Phases::parse(&answer.header("server-timing"))?))
+    }
+
+    /// Waits until a function has no instances.
+    ///
+    /// # Errors
+    /// When they stay.
+    pub(crate) fn wait_until_idle(&self, function: &str) -> Result<()> {
+        let show = request("GET", &format!("/v1/functions/{function}"), b"");
+        let mut connection = self.connect()?;
+        let begun = Instant::now();
+        loop {
+            let answer = connection.send(&show)?.ok()?;
+            let detail: FunctionDetail =
+                serde_json::from_slice(&answer.body).context("a function's detail")?;
+            if detail.instances.is_empty() {
+                return Ok(());
+            }
+            ensure!(begun.elapsed() < PATIENCE, "instances of {function} do not end: {:?}", detail.instances);
+            std::thread::sleep(POLL);
+        }
+    }
+
+    /// The agent's resident memory in KiB.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub(crate) fn rss_kb(&self) -> Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.node.pid()))?;
+        rss_kb(&status).context("no VmRSS in the agent's status")
+    }
+
+    /// Ends the node.
+    pub(crate) fn stop(mut self) {
+        self.node.stop();
+    }
+}
+
+/// Takes an answer that is 200, as expected, and from a `fresh` or `warm` instance as expected.
+///
+/// # Errors
+/// For any other.
+pub(crate) fn check(answer: Answer, expected: &str, start: &str) -> Result<Answer> {
+    let answer = answer.ok()?;
+    ensure!(answer.body == expected.as_bytes(), "answered `{}` instead of `{expected}`", answer.text());
+    let started = answer.header(stratos_api::header::START);
+    ensure!(started == start, "the instance was `{started}` instead of `{start}`");
+    Ok(answer)
+}
+
+/// VmRSS of a /proc/PID/status (proc_pid_status(5)) in KiB.
+fn rss_kb(status: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resident_memory_is_read_from_the_status() {
+        assert_eq!(rss_kb("Name:\tx\nVmRSS:\t   12345 kB\nVmSize:\t 1 kB\n"), Some(12_345));
+        assert_eq!(rss_kb("Name:\tx\n"), None);
+        let own = std::fs::read_to_string("/proc/self/status").unwrap();
+        assert!(rss_kb(&own).unwrap() > 100);
+    }
+
+    #[test]
+    fn only_the_expected_answer_counts() {
+        let answer = |status, body: &str, start: &str| Answer {
+            status,
+            headers: vec![("stratos-start".into(), start.into())],
+            body: body.into(),
+        };
+        assert!(check(answer(200, "hello", "warm"), "hello", "warm").is_ok());
+        for wrong in [answer(500, "hello", "warm"), answer(200, "bye", "warm"), answer(200, "hello", "fresh")]
+        {
+            assert!(check(wrong.clone(), "hello", "warm").is_err(), "{wrong:?}");
+        }
+    }
+}
