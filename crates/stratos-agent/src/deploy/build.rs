@@ -121,8 +121,8 @@ pub(super) struct Builder<'a> {
 /// A job that ended.
 pub(super) struct Ended {
     pub(super) ok: bool,
-    /// The last lines it printed.
-    pub(super) tail: Vec<String>,
+    /// What it printed, but for what went before the last 16 KiB.
+    pub(super) lines: Vec<String>,
     pub(super) oom_killed: bool,
     pub(super) timed_out: bool,
 }
@@ -143,8 +143,13 @@ impl Builder<'_> {
                 tracing::debug!("a line of a build job came after its end");
             }
         }));
+        // The gateway of a job with network needs the runtime, which a new thread does not inherit.
+        let runtime = tokio::runtime::Handle::try_current().ok();
         let result = std::thread::scope(|scope| {
-            let running = scope.spawn(move || self.sandbox.run_job(&plan));
+            let running = scope.spawn(move || {
+                let _entered = runtime.as_ref().map(|runtime| runtime.enter());
+                self.sandbox.run_job(&plan)
+            });
             let mut lines = Lines::default();
             for piece in pieces {
                 lines.take_in(&piece, &mut |line| progress(DeployEvent::Output { line }));
@@ -155,10 +160,10 @@ impl Builder<'_> {
         match result {
             Ok(JobOutput { exit, output, oom_killed }) => {
                 let ok = exit == Exit { code: Some(0), signal: None };
-                Ok(Ended { ok, tail: last_lines(&output), oom_killed, timed_out: false })
+                Ok(Ended { ok, lines: lines_of(&output), oom_killed, timed_out: false })
             }
             Err(JobError::Timeout { output, .. }) => {
-                Ok(Ended { ok: false, tail: last_lines(&output), oom_killed: false, timed_out: true })
+                Ok(Ended { ok: false, lines: lines_of(&output), oom_killed: false, timed_out: true })
             }
             Err(source) => Err(DeployError::Job { what, source }),
         }
@@ -225,8 +230,13 @@ impl Builder<'_> {
             // The bundle's own file, should it be a link.
             let source = fs::canonicalize(bundle).map_err(|e| DeployError::io("find", bundle, e))?;
             binds.push(Bind { source, target: CA_BUNDLE.into(), writable: false });
-            for variable in ["SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS", "NPM_CONFIG_CAFILE"]
-            {
+            for variable in [
+                "SSL_CERT_FILE",
+                "PIP_CERT",
+                "REQUESTS_CA_BUNDLE",
+                "NODE_EXTRA_CA_CERTS",
+                "NPM_CONFIG_CAFILE",
+            ] {
                 env.push((variable.into(), CA_BUNDLE.into()));
             }
         }
@@ -302,13 +312,22 @@ fn clean(bytes: &[u8]) -> String {
     clean.trim_end().chars().take(MAX_LINE).collect()
 }
 
-fn last_lines(output: &[u8]) -> Vec<String> {
-    const LINES: usize = 20;
+impl Ended {
+    /// The last lines, for an error; not those from `until` on.
+    pub(super) fn tail(&self, until: Option<&str>) -> Vec<String> {
+        const LINES: usize = 20;
+        let end = until.and_then(|until| self.lines.iter().position(|line| line.contains(until)));
+        let end = end.unwrap_or(self.lines.len());
+        self.lines[end.saturating_sub(LINES)..end].to_vec()
+    }
+}
+
+fn lines_of(output: &[u8]) -> Vec<String> {
     let mut lines = Vec::new();
     let mut splitter = Lines::default();
     splitter.take_in(output, &mut |line| lines.push(line));
     splitter.end(&mut |line| lines.push(line));
-    lines.split_off(lines.len().saturating_sub(LINES))
+    lines
 }
 
 #[cfg(test)]
@@ -324,8 +343,12 @@ mod tests {
         }
         splitter.end(&mut |line| lines.push(line));
         assert_eq!(lines, ["one", "two", "red text", "end"]);
-        assert_eq!(last_lines(&b"x\n".repeat(50)).len(), 20);
-        assert_eq!(last_lines(&vec![b'y'; 100_000])[0].len(), MAX_LINE);
+        assert_eq!(lines_of(&vec![b'y'; 100_000])[0].len(), MAX_LINE);
+        let output: String = (0..50).map(|i| format!("line {i}\n")).collect();
+        let ended =
+            Ended { ok: false, lines: lines_of(output.as_bytes()), oom_killed: false, timed_out: false };
+        assert_eq!((ended.tail(None).len(), ended.tail(None)[19].as_str()), (20, "line 49"));
+        assert_eq!(ended.tail(Some("line 30"))[19], "line 29");
     }
 
     #[test]

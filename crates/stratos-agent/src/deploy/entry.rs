@@ -128,7 +128,8 @@ fn native(path: &str, folder: &Folder) -> Found {
         Ok(()) => ("is not marked executable".to_owned(), format!("run chmod +x {path}")),
         Err(Mismatch::NotElf) => (
             "is not a Linux executable".to_owned(),
-            "the layer holds no shell and no interpreter: build a binary, or choose another runtime".to_owned(),
+            "the layer holds no shell and no interpreter: build a binary, or choose another runtime"
+                .to_owned(),
         ),
         Err(Mismatch::Machine(machine)) => {
             (format!("is built for {machine}, and this node is {arch}"), format!("build it for {arch} Linux"))

@@ -108,7 +108,8 @@ impl From<DeployError> for ApiError {
                 Self::new(ErrorCode::InvalidFunction, text).caused_by(source).hint("send the package again")
             }
             DeployError::Package(PackageError::TooLarge { .. }) | DeployError::TooLarge { .. } => {
-                let hint = "leave out what the function does not need at run time, or fetch large data from a store";
+                let hint =
+                    "leave out what the function does not need at run time, or fetch large data from a store";
                 Self::new(ErrorCode::PayloadTooLarge, text).hint(hint)
             }
             DeployError::Package(PackageError::Io { source, .. }) | DeployError::Io { source, .. } => {
@@ -130,14 +131,15 @@ impl From<DeployError> for ApiError {
                 Self::new(ErrorCode::StorageFailed, text).hint(FREE)
             }
             DeployError::Store(source) => {
-                Self::new(ErrorCode::StorageFailed, "the node's state cannot be read or written").caused_by(source)
+                Self::new(ErrorCode::StorageFailed, "the node's state cannot be read or written")
+                    .caused_by(source)
             }
             DeployError::Image { output } if output.contains("No space left") => {
                 Self::new(ErrorCode::StorageFailed, "the node's disk is full").hint(FREE)
             }
-            DeployError::Layer { source, .. } => {
-                Self::new(ErrorCode::Internal, text).caused_by(source).hint("`stratos layer build` makes the layers")
-            }
+            DeployError::Layer { source, .. } => Self::new(ErrorCode::Internal, text)
+                .caused_by(source)
+                .hint("`stratos layer build` makes the layers"),
             DeployError::Job { source, .. } => Self::new(ErrorCode::Internal, text).caused_by(source),
             DeployError::Profile(source) => Self::new(ErrorCode::Internal, text).caused_by(source),
             DeployError::Image { .. } | DeployError::Settings { .. } => Self::new(ErrorCode::Internal, text),

@@ -26,7 +26,8 @@ pub(super) fn make(
     progress(DeployEvent::Step { step: "making the image".into() });
     let out = builder.scratch.join("image");
     fs::create_dir(&out).map_err(|e| DeployError::io("create", &out, e))?;
-    let words = ["/usr/bin/mkfs.erofs", "--quiet", TIME, UUID, "--all-root", "-x-1", "/mnt/out/image", "/mnt/in"];
+    let words =
+        ["/usr/bin/mkfs.erofs", "--quiet", TIME, UUID, "--all-root", "-x-1", "/mnt/out/image", "/mnt/in"];
     let job = Job {
         what: "mkfs.erofs",
         layer: tools,
@@ -43,6 +44,6 @@ pub(super) fn make(
     let ended = builder.run(job, &mut |_| {})?;
     match ended.ok {
         true => Ok(out.join("image")),
-        false => Err(DeployError::Image { output: ended.tail.join("; ") }),
+        false => Err(DeployError::Image { output: ended.tail(None).join("; ") }),
     }
 }

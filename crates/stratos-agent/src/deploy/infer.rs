@@ -132,8 +132,14 @@ fn node_entry(seen: &Seen<'_>, package: &serde_json::Value) -> Result<Option<Ent
         return Ok(Some(Entry::Start(command)));
     }
     let main = package["main"].as_str().map(|main| main.trim_start_matches("./"));
-    let candidates =
-        main.into_iter().chain(["index.mjs", "index.js", "index.cjs", "server.mjs", "server.js", "server.cjs"]);
+    let candidates = main.into_iter().chain([
+        "index.mjs",
+        "index.js",
+        "index.cjs",
+        "server.mjs",
+        "server.js",
+        "server.cjs",
+    ]);
     for file in candidates {
         let Some(source) = (seen.source)(file) else { continue };
         let Some((stem, "mjs" | "js" | "cjs")) = file.rsplit_once('.') else { continue };
@@ -309,15 +315,31 @@ mod tests {
             ("", &[HANDLER], "node24 handler index.handler"),
             ("", &["index.cjs=exports.handler = f"], "node24 handler index.handler"),
             ("", &[SERVER], "node24 start node server.js"),
-            ("", &["package.json={\"scripts\":{\"start\":\"node server.js\"}}", HANDLER], "node24 start node server.js"),
-            ("", &["package.json={\"scripts\":{\"start\":\"node --x a.js b\"}}"], "node24 start node --x a.js b"),
+            (
+                "",
+                &["package.json={\"scripts\":{\"start\":\"node server.js\"}}", HANDLER],
+                "node24 start node server.js",
+            ),
+            (
+                "",
+                &["package.json={\"scripts\":{\"start\":\"node --x a.js b\"}}"],
+                "node24 start node --x a.js b",
+            ),
             (
                 "",
                 &["package.json={\"main\":\"./src/app.js\"}", "src/app.js=exports.handler=1"],
                 "node24 handler src/app.handler",
             ),
-            ("", &["package.json={\"scripts\":{\"start\":\"A=1 node x\"}}", HANDLER], "node24 handler index.handler"),
-            ("", &["package.json={}", "tool.py=def handler(e, c): 1", HANDLER], "node24 handler index.handler"),
+            (
+                "",
+                &["package.json={\"scripts\":{\"start\":\"A=1 node x\"}}", HANDLER],
+                "node24 handler index.handler",
+            ),
+            (
+                "",
+                &["package.json={}", "tool.py=def handler(e, c): 1", HANDLER],
+                "node24 handler index.handler",
+            ),
             ("", &["app.py=def handler(event, context):\n  return 1"], "python3.13 handler app.handler"),
             ("", &["app.py=async def handler(event, context):"], "python3.13 handler app.handler"),
             ("", &["main.py=handler = Mangum(app)"], "python3.13 handler main.handler"),
@@ -366,7 +388,11 @@ mod tests {
                 "app.handler",
             ),
             (&["*a", "*b"], "stratos.toml: start: missing, and `a`, `b` are all executables", "./a"),
-            (&["app.py=a.run()", "main.py=b.run()"], "stratos.toml: start: missing, and app.py and main.py", "app.py"),
+            (
+                &["app.py=a.run()", "main.py=b.run()"],
+                "stratos.toml: start: missing, and app.py and main.py",
+                "app.py",
+            ),
         ];
         for (files, message, hint) in cases {
             let error = run("", files).unwrap_err();

@@ -69,7 +69,7 @@ impl Deployer {
 
     /// Deploys the package at `archive` for `tenant`: the new version is stored and current when this returns. Blocks,
     /// often for seconds. `progress` is told of each step and of each line that pip and npm print; `Done` and `Failed`
-    /// are the caller's to say.
+    /// are the caller's to say. The caller is on a thread of a tokio runtime that may block (`spawn_blocking`).
     ///
     /// # Errors
     /// See [`DeployError`]; nothing was changed then.

@@ -104,8 +104,13 @@ pub(super) fn resolve(
     let ended = builder.run(job, progress)?;
     let file = lock.unwrap_or("package.json");
     if !ended.ok {
-        let hint = hint::of_job(&ended).unwrap_or_else(|| hint::of_npm(&ended.tail));
-        return Err(DeployError::Dependencies { file, tail: ended.tail, hint });
+        let hint = hint::of_job(&ended).unwrap_or_else(|| hint::of_npm(&ended.lines));
+        // What follows explains npm's options.
+        return Err(DeployError::Dependencies {
+            file,
+            tail: ended.tail(Some("Clean install a project")),
+            hint,
+        });
     }
     let text = folder.text(INSTALLED).map_err(read)?;
     let installed: Lock = text.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();

@@ -108,15 +108,19 @@ pub fn check_entry(
     link: Option<&[u8]>,
 ) -> Result<CheckedEntry, PackageError> {
     let shown = || String::from_utf8_lossy(&path[..path.len().min(200)]).escape_debug().to_string();
-    let refuse =
-        |problem, hint| -> Result<_, PackageError> { Err(PackageError::Entry { entry: shown(), problem, hint }) };
+    let refuse = |problem, hint| -> Result<_, PackageError> {
+        Err(PackageError::Entry { entry: shown(), problem, hint })
+    };
     let clean = match clean_path(path) {
         Ok(clean) => clean,
         Err((problem, hint)) => return refuse(problem, hint),
     };
     let top = clean.split('/').next().unwrap_or_default();
     if top == ".stratos" {
-        return refuse("is in a folder that StratOS fills itself", "leave the folder `.stratos` out of the package");
+        return refuse(
+            "is in a folder that StratOS fills itself",
+            "leave the folder `.stratos` out of the package",
+        );
     }
     let kind = match kind {
         EntryType::Directory => Kind::Dir,
@@ -128,10 +132,15 @@ pub fn check_entry(
         },
         EntryType::Link => match link.map(clean_path) {
             Some(Ok(target)) if !target.is_empty() => Kind::HardLink { target },
-            _ => return refuse("is a hard link out of the package", "put a copy of the file into the package"),
+            _ => {
+                return refuse("is a hard link out of the package", "put a copy of the file into the package");
+            }
         },
         EntryType::Char | EntryType::Block | EntryType::Fifo => {
-            return refuse("is a device or pipe", "a package holds files, folders and symlinks; leave it out");
+            return refuse(
+                "is a device or pipe",
+                "a package holds files, folders and symlinks; leave it out",
+            );
         }
         _ => {
             return refuse(
@@ -226,7 +235,9 @@ fn decompressed(mut file: impl BufRead + 'static) -> Result<Box<dyn Read>, Packa
         [0x1f, 0x8b, ..] => Box::new(flate2::bufread::MultiGzDecoder::new(file)),
         [0x28, 0xb5, 0x2f, 0xfd, ..] => Box::new(zstd::Decoder::with_buffer(file).map_err(damaged)?),
         [b'P', b'K', 3 | 5, ..] => {
-            return Err(PackageError::Format { hint: "it is a zip archive; send the folder as tar, tar.gz or tar.zst" });
+            return Err(PackageError::Format {
+                hint: "it is a zip archive; send the folder as tar, tar.gz or tar.zst",
+            });
         }
         [b'B', b'Z', b'h', ..] | [0xfd, b'7', b'z', ..] => {
             return Err(PackageError::Format { hint: "compress it with gzip or zstd, or not at all" });

@@ -88,7 +88,10 @@ fn entries_are_checked_by_name_kind_and_target() {
             }
             Err(error) => error.to_string(),
         };
-        assert!(shown == *expected || shown.starts_with('`') && shown.contains(expected), "{path:?}: {shown}");
+        assert!(
+            shown == *expected || shown.starts_with('`') && shown.contains(expected),
+            "{path:?}: {shown}"
+        );
     }
 }
 
@@ -143,10 +146,7 @@ fn pax_names_count_and_are_checked() {
         format!("{length}{tail}").into_bytes()
     };
     let named = |path: &str| {
-        whole(&[
-            raw(b"pax", EntryType::XHeader, 0o644, b"", &record("path", path)),
-            file("short", "content"),
-        ])
+        whole(&[raw(b"pax", EntryType::XHeader, 0o644, b"", &record("path", path)), file("short", "content")])
     };
     let (dir, result) = run(&named("from/pax"));
     result.unwrap();

@@ -68,12 +68,9 @@ pub(super) fn resolve(
         progress(DeployEvent::Step { step: "resolving dependencies with pip".into() });
         let ended = install(builder, layer, folder, path, progress)?;
         if !ended.ok {
-            return Err(failed(file, ended));
+            return Err(failed(file, &ended));
         }
         dependencies = installed(folder, file)?;
-        if dependencies.is_empty() && folder.path().join(PYTHON_PACKAGES).exists() {
-            tracing::debug!("pip installed packages without reporting any");
-        }
     }
     compile(builder, layer, folder, progress)?;
     Ok(dependencies)
@@ -151,7 +148,8 @@ fn pip(layer: &Image) -> Result<String, DeployError> {
     let entries = fs::read_dir(&folder).map_err(|e| DeployError::io("list", &folder, e))?;
     let mut names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
     let wheel = names.find(|name| name.starts_with("pip-") && name.ends_with(".whl"));
-    let wheel = wheel.ok_or_else(|| DeployError::Settings { reason: "the Python layer holds no pip".into() })?;
+    let wheel =
+        wheel.ok_or_else(|| DeployError::Settings { reason: "the Python layer holds no pip".into() })?;
     Ok(format!("/{WHEELS}/{wheel}/pip"))
 }
 
@@ -218,7 +216,7 @@ fn compile(
     Ok(())
 }
 
-fn failed(file: &'static str, ended: Ended) -> DeployError {
-    let hint = hint::of_job(&ended).unwrap_or_else(|| hint::of_pip(&ended.tail));
-    DeployError::Dependencies { file, tail: ended.tail, hint }
+fn failed(file: &'static str, ended: &Ended) -> DeployError {
+    let hint = hint::of_job(ended).unwrap_or_else(|| hint::of_pip(&ended.lines));
+    DeployError::Dependencies { file, tail: ended.tail(None), hint }
 }
