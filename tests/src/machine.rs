@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 /// What StratOS makes on a machine and must take away again.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Machine {
     /// Mount points of this process's mount namespace.
     pub mounts: BTreeSet<String>,
@@ -16,6 +16,8 @@ pub struct Machine {
     pub network_namespaces: BTreeSet<String>,
     /// Network interfaces of the host.
     pub interfaces: BTreeSet<String>,
+    /// Processes that run as an instance's user.
+    pub instance_processes: BTreeSet<u32>,
 }
 
 impl Machine {
@@ -37,6 +39,19 @@ impl Machine {
             loop_devices: names("/sys/block").into_iter().filter(backing).collect(),
             network_namespaces: names("/run/netns"),
             interfaces: names("/sys/class/net"),
+            instance_processes: instance_processes(),
+        }
+    }
+
+    /// What is there now and was not there `before`.
+    pub fn since(&self, before: &Self) -> Self {
+        Self {
+            mounts: &self.mounts - &before.mounts,
+            cgroups: &self.cgroups - &before.cgroups,
+            loop_devices: &self.loop_devices - &before.loop_devices,
+            network_namespaces: &self.network_namespaces - &before.network_namespaces,
+            interfaces: &self.interfaces - &before.interfaces,
+            instance_processes: &self.instance_processes - &before.instance_processes,
         }
     }
 }
@@ -52,10 +67,7 @@ fn names(dir: &str) -> BTreeSet<String> {
 }
 
 /// Processes whose user is one of an instance's (see `stratos-sandbox`: from 0x70000000 up).
-///
-/// # Panics
-/// When /proc is not readable.
-pub fn instance_processes() -> Vec<u32> {
+fn instance_processes() -> BTreeSet<u32> {
     use std::os::unix::fs::MetadataExt as _;
     let entries = std::fs::read_dir("/proc").expect("/proc is mounted").flatten();
     let pid = |entry: std::fs::DirEntry| {

@@ -2,6 +2,16 @@
 
 use std::path::Path;
 
+/// A Node.js handler that counts how often its instance saw each event, and says which instance it is.
+pub const COUNTER: &str = r#"
+    const id = Math.random().toString(36);
+    const seen = {};
+    export const handler = async (event) => {
+        seen[event] = (seen[event] ?? 0) + 1;
+        return { id, event, times: seen[event] };
+    };
+"#;
+
 /// An archive to deploy.
 #[derive(Default)]
 pub struct Package {

@@ -74,11 +74,11 @@ pub struct Options {
     #[arg(long, value_name = "CIDR,..", value_delimiter = ',')]
     pub egress_denied: Option<Vec<String>>,
 
-    /// Settings of pip for dependency builds [default: /etc/pip.conf, where it exists].
+    /// Settings of pip for dependency builds [default: what pip run here would use].
     #[arg(long, value_name = "FILE")]
     pub pip_config: Option<PathBuf>,
 
-    /// Settings of npm for dependency builds [default: /etc/npmrc, where it exists].
+    /// Settings of npm for dependency builds [default: what npm run here would use].
     #[arg(long, value_name = "FILE")]
     pub npm_config: Option<PathBuf>,
 
@@ -145,7 +145,8 @@ fn cache_dir() -> PathBuf {
 fn total_memory() -> std::io::Result<u64> {
     let meminfo = std::fs::read_to_string("/proc/meminfo")?;
     let kib = meminfo.split_ascii_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok());
-    kib.map(|kib| kib * 1024).ok_or_else(|| std::io::Error::other("/proc/meminfo does not begin with MemTotal"))
+    kib.map(|kib| kib * 1024)
+        .ok_or_else(|| std::io::Error::other("/proc/meminfo does not begin with MemTotal"))
 }
 
 #[cfg(test)]

@@ -51,6 +51,7 @@ pub(crate) enum Change {
 pub(crate) enum Step {
     Begin,
     RetryAt { when_ms: u64, error: String },
+    PutBack { when_ms: u64 },
     Succeed,
     Bury { error: String },
     Requeue,
@@ -106,6 +107,10 @@ fn take_step(tx: &WriteTransaction, key: &str, step: &Step) -> Result<(), Fault>
         }
         (Step::RetryAt { when_ms, error }, StateRow::Running) => {
             row.last_error = Some(error.clone());
+            Some(StateRow::Queued { not_before_ms: *when_ms })
+        }
+        (Step::PutBack { when_ms }, StateRow::Running) => {
+            row.attempts -= 1;
             Some(StateRow::Queued { not_before_ms: *when_ms })
         }
         (Step::Succeed, StateRow::Running) => Some(StateRow::Succeeded { order: next_order(tx)? }),
@@ -300,6 +305,14 @@ impl Store {
         error_json: String,
     ) -> Result<(), StoreError> {
         self.0.writer.apply(Change::step(tenant, id, Step::RetryAt { when_ms, error: error_json }))
+    }
+
+    /// Takes back that an attempt began: the node had no room for it. Another is due at `when_ms`.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`]; [`StoreError::State`] unless it is running.
+    pub fn put_back(&self, tenant: &TenantId, id: InvocationId, when_ms: u64) -> Result<(), StoreError> {
+        self.0.writer.apply(Change::step(tenant, id, Step::PutBack { when_ms }))
     }
 
     /// Notes that the attempt succeeded. The payload is dropped, the record kept among the last 10,000.

@@ -43,7 +43,8 @@ impl Profiles {
     pub(super) fn load() -> Result<Self, EngineError> {
         let load = |runtime: Runtime| {
             let filter = SeccompFilter::for_runtime(runtime.as_str());
-            let filter = filter.map_err(|source| EngineError::Profile { runtime: runtime.as_str(), source })?;
+            let filter =
+                filter.map_err(|source| EngineError::Profile { runtime: runtime.as_str(), source })?;
             Ok((runtime, Arc::new(filter)))
         };
         Runtime::ALL.into_iter().map(load).collect::<Result<_, _>>().map(Self)
@@ -91,7 +92,8 @@ impl Engine {
         })?;
         let image = self.0.store.blobs().path(&found.image);
         let function = self.0.sandbox.mount_image(&image);
-        let function = function.map_err(|error| internal("the function's image cannot be mounted", &error))?;
+        let function =
+            function.map_err(|error| internal("the function's image cannot be mounted", &error))?;
         let egress = (!spec.egress.is_empty())
             .then(|| EgressPolicy::new(spec.egress.clone(), self.0.config.egress_denied.clone()))
             .transpose()

@@ -149,8 +149,11 @@ pub(super) fn storage(error: &stratos_store::StoreError) -> ApiError {
 }
 
 pub(super) fn response_too_large(limit: usize) -> ApiError {
-    ApiError::new(ErrorCode::FunctionBadResponse, format!("the function's answer is over {} MiB", limit >> 20))
-        .hint("stream the answer, or put large results elsewhere and answer with their address")
+    ApiError::new(
+        ErrorCode::FunctionBadResponse,
+        format!("the function's answer is over {} MiB", limit >> 20),
+    )
+    .hint("stream the answer, or put large results elsewhere and answer with their address")
 }
 
 #[cfg(test)]
@@ -159,13 +162,8 @@ mod tests {
 
     #[test]
     fn each_death_has_its_own_error() {
-        let death = Death {
-            code: None,
-            signal: None,
-            out_of_memory: false,
-            ended_because: None,
-            stderr: Vec::new(),
-        };
+        let death =
+            Death { code: None, signal: None, out_of_memory: false, ended_because: None, stderr: Vec::new() };
         let memory = MemorySize::from_mib(128).unwrap();
         let cases = [
             (Death { code: Some(3), ..death.clone() }, During::Request, "function_crashed", "status 3"),

@@ -6,13 +6,13 @@
 
 use std::collections::VecDeque;
 use std::io::{self, Write as _};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use stratos_api::{ApiError, ErrorCode};
-use stratos_sandbox::Sandbox;
+use stratos_sandbox::{Sandbox, StartError};
 use stratos_types::{Entry, InstanceId, InvocationId};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
@@ -164,7 +164,8 @@ impl Instance {
         status: pipe::Receiver,
         init: Option<watch::Receiver<InitState>>,
     ) -> Result<(Option<Instant>, Instant), ApiError> {
-        let running = tokio::spawn(first_byte(status));
+        let running = Arc::new(OnceLock::new());
+        tokio::spawn(read_status(status, Arc::clone(&running)));
         let ready = async {
             match (init, &self.way_in) {
                 (Some(mut init), _) => {
@@ -188,15 +189,8 @@ impl Instance {
             death = self.death() => return Err(death.error(During::Init, self.deployed.spec.memory)),
             () = tokio::time::sleep(timeout) => return Err(timed_out(&self.deployed.spec, During::Init)),
         };
-        // The byte was written long before the first request was asked for; without a bootstrap none ever comes.
-        let running = match running.is_finished() {
-            true => running.await.ok().flatten(),
-            false => {
-                running.abort();
-                None
-            }
-        };
-        Ok((running, ready))
+        // The byte was written long before the first request was asked for; a program without a bootstrap writes none.
+        Ok((running.get().copied(), ready))
     }
 
     /// Ends the process; what it was working on fails.
@@ -286,6 +280,10 @@ impl Instance {
 
     async fn wait_for_exit(&self) -> Option<stratos_sandbox::Exit> {
         let sandbox = self.sandbox.get();
+        #[expect(
+            deprecated,
+            reason = "its successor is unsafe for types other than OwnedFd's like; this is an OwnedFd"
+        )]
         let pidfd = sandbox.pidfd().try_clone_to_owned().and_then(AsyncFd::new);
         let pidfd = match pidfd {
             Ok(pidfd) => pidfd,
@@ -380,10 +378,7 @@ impl Pipes {
 /// The frame that releases a parked instance (docs/formats/release-frame.md).
 fn release_frame() -> io::Result<Vec<u8>> {
     let mut seed = [0; 32];
-    let filled = rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())?;
-    if filled != seed.len() {
-        return Err(io::Error::other("the kernel gave too few random bytes"));
-    }
+    getrandom::fill(&mut seed).map_err(io::Error::other)?;
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_err(io::Error::other)?;
     let wall_ns = u64::try_from(now.as_nanos()).map_err(io::Error::other)?;
     let mut frame = Vec::with_capacity(52);
@@ -396,27 +391,25 @@ fn release_frame() -> io::Result<Vec<u8>> {
     Ok(frame)
 }
 
-/// When the first byte arrives: the bootstrap's first line.
-async fn first_byte(mut status: pipe::Receiver) -> Option<Instant> {
-    let mut byte = [0; 1];
-    match status.read(&mut byte).await {
-        Ok(1) => Some(Instant::now()),
-        _ => None,
+/// Notes when the bootstrap's first line ran. Reads to the end, for a bootstrap must never meet a closed pipe.
+async fn read_status(mut status: pipe::Receiver, running: Arc<OnceLock<Instant>>) {
+    let mut bytes = [0; 16];
+    while let Ok(1..) = status.read(&mut bytes).await {
+        // Later bytes tell of later steps.
+        running.get_or_init(Instant::now);
     }
 }
 
 /// A program that cannot be executed is the function's fault, everything else about a start is the node's.
-fn start_error(deployed: &Deployed, error: &stratos_sandbox::StartError) -> ApiError {
-    match error.exec_errno() {
-        Some(errno) => {
-            let program = deployed.program();
-            ApiError::new(ErrorCode::FunctionInitFailed, format!("{program} cannot be executed"))
-                .caused_by(&io::Error::from_raw_os_error(errno))
-                .hint(
-                    "`handler` or `start` in stratos.toml must name a file of the function that is executable, \
-                     and made for this processor",
-                )
+fn start_error(deployed: &Deployed, error: &StartError) -> ApiError {
+    match error {
+        StartError::Step { step: "execute", source, .. } => {
+            let message = format!("{} cannot be executed", deployed.program());
+            ApiError::new(ErrorCode::FunctionInitFailed, message).caused_by(source).hint(
+                "`handler` or `start` in stratos.toml must name a file of the function that is executable, \
+                 and made for this processor",
+            )
         }
-        None => ApiError::new(ErrorCode::Internal, "an instance cannot be started").caused_by(error),
+        _ => ApiError::new(ErrorCode::Internal, "an instance cannot be started").caused_by(error),
     }
 }

@@ -19,7 +19,7 @@ use super::failure::{self, During};
 use super::instance::{Instance, StartTimes, WayIn};
 use super::pool::{Lease, Place, Pool};
 use super::port::{Port, PortError};
-use super::runtime_api::{Job, MAX_PAYLOAD_BYTES, Reply, StreamError};
+use super::runtime_api::{Job, Reply, StreamError};
 use super::{Answer, Engine, InvokeRequest, Meta, Outcome, Payload, lock};
 use crate::body::{BoxBody, BoxError};
 
@@ -84,7 +84,7 @@ impl Engine {
         };
         run.given(&lease);
         let instance = Arc::clone(&lease.instance);
-        let answered = match &instance.way_in {
+        match &instance.way_in {
             WayIn::Handler(jobs) => {
                 let Payload::Event(payload) = request.payload else {
                     let message = "this function takes events, not HTTP requests";
@@ -94,8 +94,7 @@ impl Engine {
                 run.ask_handler(&deployed, lease, jobs, job).await
             }
             WayIn::Http(port) => run.ask_port(&deployed, lease, port, request.payload, deadline).await,
-        };
-        answered
+        }
     }
 
     /// Waits for an instance, starting some when needed.
@@ -143,7 +142,8 @@ impl Engine {
             return pool.start_put_off();
         }
         let log = self.log(&pool.deployed.key);
-        let start = Instance::start(Arc::clone(&self.0.sandbox), Arc::clone(&pool.deployed), Arc::clone(&log));
+        let start =
+            Instance::start(Arc::clone(&self.0.sandbox), Arc::clone(&pool.deployed), Arc::clone(&log));
         let mut start = std::pin::pin!(start);
         let mut turn = Some(turn);
         let started = match tokio::time::timeout(START_TURN, &mut start).await {
@@ -412,7 +412,8 @@ fn report(record: &InvocationRecord, error: Option<&ApiError>) -> String {
         ms(p.total_us),
         ms(p.handler_us)
     );
-    let more = [("queue", p.queue_us), ("sandbox", p.sandbox_us), ("runtime", p.runtime_us), ("init", p.init_us)];
+    let more =
+        [("queue", p.queue_us), ("sandbox", p.sandbox_us), ("runtime", p.runtime_us), ("init", p.init_us)];
     for (name, us) in more.into_iter().filter(|(_, us)| *us > 0) {
         line += &format!(" {name}={:.2}ms", ms(us));
     }
@@ -441,13 +442,20 @@ pub(super) fn platform_line(
 }
 
 fn bad_answer(error: &PortError) -> ApiError {
-    ApiError::new(ErrorCode::FunctionBadResponse, "the function's server gave no proper answer").caused_by(error)
+    ApiError::new(ErrorCode::FunctionBadResponse, "the function's server gave no proper answer")
+        .caused_by(error)
 }
 
 /// Headers that belong to one connection (RFC 9110, section 7.6.1), beside those that `Connection` names.
 const HOP_BY_HOP: [&str; 8] = [
-    "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer",
-    "transfer-encoding", "upgrade",
+    "connection",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
 ];
 
 fn remove_hop_by_hop(headers: &mut HeaderMap) {

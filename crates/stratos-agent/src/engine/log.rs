@@ -130,7 +130,8 @@ mod tests {
         for i in 0..1500 {
             log.add(line(format!("{i} {filler}")));
         }
-        let on_disk: u64 = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().metadata().unwrap().len()).sum();
+        let on_disk: u64 =
+            std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().metadata().unwrap().len()).sum();
         assert!(on_disk <= 2 * MAX_FILE_BYTES, "{on_disk}");
         let tail = log.tail(2);
         assert!(tail[0].message.starts_with("1498 ") && tail[1].message.starts_with("1499 "));

@@ -26,12 +26,10 @@ use http::HeaderValue;
 use stratos_api::{ApiError, ErrorCode, Health, InstanceInfo, InvocationRecord, MissingFeature, Phases};
 use stratos_sandbox::Sandbox;
 use stratos_store::{AsyncRequest, Store};
-use stratos_types::{
-    Entry, FunctionKey, FunctionSpec, InstanceId, InvocationId, TraceContext, Version,
-};
+use stratos_types::{Entry, FunctionKey, FunctionSpec, InstanceId, InvocationId, TraceContext, Version};
 
-pub use self::log::FunctionLog;
 use self::deployed::Deployed;
+pub use self::log::FunctionLog;
 use self::pool::Pool;
 use self::record::Records;
 use crate::body::BoxBody;

@@ -12,8 +12,8 @@ use stratos_api::{ApiError, ErrorCode};
 use stratos_store::AsyncRecord;
 use stratos_types::{InvocationId, TraceContext};
 
-use crate::clock::now_ms;
 use super::{Answer, Engine, InvokeRequest, Outcome, Payload, lock};
+use crate::clock::now_ms;
 
 /// Attempts before an invocation is given up; AWS Lambda makes as many by default.
 const MAX_ATTEMPTS: u32 = 3;
@@ -167,7 +167,8 @@ async fn failure_of(outcome: Outcome) -> Option<ApiError> {
         Ok(Answer::Http(response)) => {
             let status = response.status();
             let broken = drain(response.into_body()).await;
-            let message = || ApiError::new(ErrorCode::FunctionError, format!("the function answered {status}"));
+            let message =
+                || ApiError::new(ErrorCode::FunctionError, format!("the function answered {status}"));
             broken.or_else(|| status.is_server_error().then(message))
         }
     }

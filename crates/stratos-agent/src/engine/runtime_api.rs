@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Body as _, Incoming};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
@@ -20,9 +20,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::failure;
 use super::lock;
+use crate::body::MAX_PAYLOAD;
 
-/// Most bytes of a request or a buffered answer (AWS's limit for synchronous invocations, 6 MiB).
-pub const MAX_PAYLOAD_BYTES: usize = 6 << 20;
 /// What a client may send beyond that (AWS's own allowance).
 const BODY_SLACK: usize = 100;
 /// Most bytes of an error report.
@@ -77,14 +76,11 @@ pub(super) struct RuntimeApi {
 
 impl RuntimeApi {
     /// The API of a new instance, the way to give it requests, and the way to learn that it is ready.
-    pub(super) fn new(
-        arn: &str,
-    ) -> (Arc<Self>, mpsc::UnboundedSender<Job>, watch::Receiver<InitState>) {
+    pub(super) fn new(arn: &str) -> (Arc<Self>, mpsc::UnboundedSender<Job>, watch::Receiver<InitState>) {
         let (sender, jobs) = mpsc::unbounded_channel();
         let (init, ready) = watch::channel(InitState::Running);
         let arn = HeaderValue::from_str(arn).expect("a function's ARN is made of names");
-        let api =
-            Self { jobs: tokio::sync::Mutex::new(jobs), in_flight: Mutex::default(), init, arn };
+        let api = Self { jobs: tokio::sync::Mutex::new(jobs), in_flight: Mutex::default(), init, arn };
         (Arc::new(api), sender, ready)
     }
 
@@ -188,23 +184,15 @@ impl RuntimeApi {
         if mode.is_some_and(|m| m.as_bytes().eq_ignore_ascii_case(b"streaming")) {
             return self.stream(reply, headers, body).await;
         }
-        match Limited::new(body, MAX_PAYLOAD_BYTES + BODY_SLACK).collect().await {
-            Ok(body) => {
+        match read_answer(body).await {
+            Ok(Some(answer)) => {
                 // The caller gave up when the receiver is gone; the function did its part.
-                drop(reply.send(Reply::Event(body.to_bytes())));
+                drop(reply.send(Reply::Event(answer)));
                 accepted()
             }
-            Err(error) if error.is::<LengthLimitError>() => {
-                let failure = failure::response_too_large(MAX_PAYLOAD_BYTES);
-                drop(reply.send(Reply::Failed(failure)));
-                let mut refused = refusal(
-                    StatusCode::PAYLOAD_TOO_LARGE,
-                    "RequestEntityTooLarge",
-                    "the answer is over 6 MiB",
-                );
-                // The rest of the body is not read, so the connection cannot be used again.
-                refused.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-                refused
+            Ok(None) => {
+                drop(reply.send(Reply::Failed(failure::response_too_large(MAX_PAYLOAD))));
+                refusal(StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge", "the answer is over 6 MiB")
             }
             Err(_) => {
                 let message = "the function broke off its answer";
@@ -253,8 +241,9 @@ impl RuntimeApi {
             return refusal(StatusCode::FORBIDDEN, "InvalidStateTransition", "init is over");
         }
         let detail = error_detail(headers, body).await;
-        let error = failure::reported(ErrorCode::FunctionInitFailed, detail)
-            .hint("the function's code failed before its first request; `stratos logs` shows what it printed");
+        let error = failure::reported(ErrorCode::FunctionInitFailed, detail).hint(
+            "the function's code failed before its first request; `stratos logs` shows what it printed",
+        );
         self.init.send_replace(InitState::Failed(error));
         accepted()
     }
@@ -262,6 +251,25 @@ impl RuntimeApi {
     fn take(&self, id: &str) -> Option<oneshot::Sender<Reply>> {
         lock(&self.in_flight).remove(&id.parse().ok()?)
     }
+}
+
+/// A whole answer; `None` when it is too large. What is too much is read all the same and dropped, so that the
+/// connection stays usable; the request's deadline bounds how long that takes.
+async fn read_answer(mut body: Incoming) -> Result<Option<Bytes>, hyper::Error> {
+    let mut answer = Vec::new();
+    let mut length = 0;
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame?.into_data() else { continue };
+        if length == 0 && body.is_end_stream() {
+            // Most answers come in one piece, which need not be copied.
+            return Ok((data.len() <= MAX_PAYLOAD + BODY_SLACK).then_some(data));
+        }
+        length += data.len();
+        if length <= MAX_PAYLOAD + BODY_SLACK {
+            answer.extend_from_slice(&data);
+        }
+    }
+    Ok((length <= MAX_PAYLOAD + BODY_SLACK).then(|| answer.into()))
 }
 
 /// What the function reported. `awslambdaric` names the type in the body only, others in the header too.

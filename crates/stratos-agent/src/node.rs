@@ -1,0 +1,174 @@
+//! A node from its start to its end.
+//!
+//! The order matters: the sandbox is opened while this process has one thread (it makes a mount namespace, which
+//! threads do not share afterwards) and sweeps away what a killed predecessor left, before anything new is started.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use stratos_sandbox::egress::{IpRange, default_denied};
+use stratos_sandbox::{OpenError, Sandbox, SandboxConfig};
+use stratos_store::Store;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::config::Options;
+use crate::deploy::{BuildConfig, Deployer};
+use crate::engine::{Engine, EngineConfig, EngineError};
+use crate::http::{self, ListenConfig, ListenError, Listeners, Services, TlsFiles};
+use crate::layers::Layers;
+
+/// Network namespaces made ahead: as many as a burst on a small machine takes at once.
+const NETWORK_POOL: usize = 8;
+/// Memory of one dependency build.
+const BUILD_MEMORY: u64 = 2 << 30;
+
+/// Why a node does not start or run.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// A folder could not be made.
+    #[error("cannot make {}", path.display())]
+    Folder {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Functions cannot be isolated here.
+    #[error("this machine cannot run functions")]
+    Sandbox(#[from] OpenError),
+    /// The state is not usable.
+    #[error("the node's state is not usable")]
+    Store(#[from] stratos_store::StoreError),
+    /// The engine did not start.
+    #[error("cannot start the engine")]
+    Engine(#[from] EngineError),
+    /// Functions could not be deployed.
+    #[error("the node could not deploy functions")]
+    Deploy(#[from] crate::deploy::DeployError),
+    /// The node cannot listen.
+    #[error("the node cannot listen")]
+    Listen(#[from] ListenError),
+    /// A network on the command line is none.
+    #[error("--egress-denied: {0}")]
+    EgressDenied(#[source] stratos_sandbox::egress::IpRangeError),
+    /// The system gave less than a node needs.
+    #[error("the node cannot run")]
+    System(#[from] io::Error),
+}
+
+impl NodeError {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Folder { .. } => Some("run it as root, or choose folders with --state and --run"),
+            Self::Sandbox(OpenError::LimitsMissing { .. }) => {
+                Some("to run without limits, for development only, start it with --dev")
+            }
+            Self::Sandbox(_) => Some("instances need root"),
+            Self::Listen(error) => Some(error.hint()),
+            Self::EgressDenied(_) => Some("write networks such as 127.0.0.0/8, separated by commas"),
+            Self::Store(_) | Self::Engine(_) | Self::Deploy(_) | Self::System(_) => None,
+        }
+    }
+}
+
+/// Runs a node until it is told to stop (SIGTERM or SIGINT).
+///
+/// # Errors
+/// When it cannot start.
+pub fn run(options: &Options) -> Result<(), NodeError> {
+    for dir in [&options.state, &options.run] {
+        std::fs::create_dir_all(dir).map_err(|source| NodeError::Folder { path: dir.clone(), source })?;
+    }
+    let sandbox = Arc::new(Sandbox::open(SandboxConfig {
+        state_dir: options.state.clone(),
+        run_dir: options.run.join("sandbox"),
+        require_limits: !options.dev,
+        netns_pool: NETWORK_POOL,
+    })?);
+    for missing in sandbox.features().missing() {
+        tracing::warn!("THIS MACHINE LACKS {}: {}", missing.what, missing.consequence);
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let result = runtime.block_on(serve(options, Arc::clone(&sandbox)));
+    // Instances end with their last handle, on the runtime's threads: these go first, the sandbox last.
+    drop(runtime);
+    drop(sandbox);
+    result
+}
+
+async fn serve(options: &Options, sandbox: Arc<Sandbox>) -> Result<(), NodeError> {
+    let store = Store::open(&options.state)?;
+    store.blobs().collect_garbage()?;
+    let layers = Arc::new(Layers::new(options.layers(), Arc::clone(&sandbox)));
+    let egress_denied = match &options.egress_denied {
+        None => default_denied(),
+        Some(ranges) => {
+            let parsed = ranges.iter().filter(|r| !r.is_empty()).map(|r| r.parse::<IpRange>());
+            parsed.collect::<Result<_, _>>().map_err(NodeError::EgressDenied)?
+        }
+    };
+    let engine = Engine::start(
+        EngineConfig {
+            log_dir: options.state.join("logs"),
+            idle_timeout: options.idle_timeout(),
+            queue_limit: options.queue,
+            memory_budget: options.memory_budget()?,
+            parallel_starts: std::thread::available_parallelism()?.get(),
+            egress_denied,
+        },
+        store.clone(),
+        Arc::clone(&sandbox),
+        Arc::clone(&layers),
+    )?;
+    let home = std::env::var_os("HOME").map(PathBuf::from);
+    let host = BuildConfig::of_host(std::env::vars(), home.as_deref());
+    let build = BuildConfig {
+        pip_config: options.pip_config.clone().or(host.pip_config),
+        npmrc: options.npm_config.clone().or(host.npmrc),
+        ca_bundle: options.ca_bundle.clone().or(host.ca_bundle),
+        timeout: options.build_timeout.duration(),
+        memory_bytes: BUILD_MEMORY,
+        ..host
+    };
+    let deployer = Arc::new(Deployer::new(store, sandbox, layers, build)?);
+    let tls = options.tls_cert.clone().zip(options.tls_key.clone());
+    let listeners = Listeners::bind(&ListenConfig {
+        socket: options.socket(),
+        tcp: options.listen,
+        tls: tls.map(|(certificate, key)| TlsFiles { certificate, key }),
+        token_file: options.token_file(),
+    })?;
+    tracing::info!("the API is on {}", options.socket().display());
+    if let Some(address) = listeners.tcp_address() {
+        tracing::info!("and on {address}; the token is in {}", options.token_file().display());
+    }
+    let (stop, stopped) = watch::channel(false);
+    let stopper = tokio::spawn(stop_on_signal(stop)?);
+    let services = Services { engine: engine.clone(), deployer, spool: options.state.join("spool") };
+    let cut = http::serve(listeners, services, stopped, options.stop_grace.duration()).await?;
+    if cut > 0 {
+        tracing::warn!("{cut} connections were cut: their requests took longer than --stop-grace");
+    }
+    engine.stop(options.stop_grace.duration()).await;
+    stopper.abort();
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Turns `stop` true on the first SIGTERM or SIGINT.
+fn stop_on_signal(stop: watch::Sender<bool>) -> io::Result<impl Future<Output = ()>> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping");
+        stop.send_replace(true);
+        // Kept until the node has ended: a dropped sender would look like a stop as well.
+        std::future::pending::<()>().await;
+    })
+}
