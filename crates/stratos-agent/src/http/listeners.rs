@@ -211,10 +211,11 @@ fn tls_acceptor(files: &TlsFiles) -> Result<TlsAcceptor, ListenError> {
 /// Removes the socket from its path unless another agent has put its own there.
 pub(super) fn unlink(path: &Path, ours: Option<u64>) {
     let inode = std::fs::symlink_metadata(path).ok().map(|m| m.ino());
-    if inode.is_some() && inode == ours {
-        if let Err(error) = std::fs::remove_file(path) {
-            tracing::warn!(path = %path.display(), %error, "cannot remove the API socket");
-        }
+    if inode.is_some()
+        && inode == ours
+        && let Err(error) = std::fs::remove_file(path)
+    {
+        tracing::warn!(path = %path.display(), %error, "cannot remove the API socket");
     }
 }
 

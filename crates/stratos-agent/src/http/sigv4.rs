@@ -254,7 +254,7 @@ fn encode(bytes: &[u8], text: &mut String) {
     for byte in bytes {
         match byte {
             b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                text.push(char::from(*byte))
+                text.push(char::from(*byte));
             }
             _ => write!(text, "%{byte:02X}").expect("a String takes every write"),
         }
