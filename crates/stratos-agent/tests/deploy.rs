@@ -181,6 +181,14 @@ fn npm_installs_what_the_lock_says() {
     rig.assert_clean(1);
     let (_, second, _) = rig.deployed(&files);
     assert_eq!(second.image, record.image, "the same package gives the same image");
+    let refused = [
+        ("package.json", package.as_slice()),
+        ("x.js", b"" as &[u8]),
+        ("stratos.toml", b"handler = \"i.h\""),
+    ];
+    let (error, said) = rig.deploy(&refused);
+    assert!(matches!(error, Err(DeployError::Spec(_))), "{said:?}");
+    assert!(!said.iter().any(|line| line.contains("npm")), "npm cannot bring the handler: {said:?}");
 
     // Without the lock it works, and says aloud what is missing.
     let (_, third, said) = rig.deployed(&[("package.json", &package), ("server.js", &server)]);
@@ -210,6 +218,8 @@ fn pip_installs_with_bytecode() {
     let packages = by_name(&record);
     let flask = packages.iter().find(|(name, _)| name.eq_ignore_ascii_case("flask")).unwrap().1;
     assert!(flask.0.starts_with("3.1.") && flask.1.starts_with("sha256:"), "{flask:?}");
+    let (_, second, _) = rig.deployed(&files);
+    assert_eq!(second.image, record.image, "the same package gives the same image");
     let image = rig.image(&record);
     for compiled in
         ["__pycache__/app.cpython-313.pyc", ".stratos/python/flask/__pycache__/app.cpython-313.pyc"]
@@ -249,8 +259,9 @@ fn versions_beyond_ten_go_with_their_images() {
     assert_eq!((file("bootstrap").mode() & 0o7777, file("data/text").mode() & 0o7777), (0o755, 0o644));
     assert_eq!((file("bootstrap").uid(), file("data").mode() & 0o7777), (0, 0o755));
     drop(image);
-    let last = (1..12).map(|i| deploy(&i.to_string()).1).last().unwrap();
-    assert_eq!(last.version, 12);
+    for i in 1..12 {
+        assert_eq!(deploy(&i.to_string()).1.version, i + 1);
+    }
     let key = FunctionKey::of_default_tenant(spec.name);
     let kept: Vec<_> =
         rig.store.function(&key).unwrap().unwrap().versions.iter().map(|v| v.version).collect();
@@ -266,7 +277,18 @@ fn what_is_wrong_changes_nothing_and_is_named() {
     foreign[18..20].copy_from_slice(&if cfg!(target_arch = "x86_64") { 183u16 } else { 62 }.to_le_bytes());
     type Files<'a> = &'a [(&'a str, &'a [u8])];
     let toml = |text: &'static str| ("stratos.toml", text.as_bytes());
-    let cases: [(Files<'_>, &str, &str, &str); 9] = [
+    let cases: [(Files<'_>, &str, &str, &str); 11] = [
+        (&[("folder/index.mjs", b"export const handler = 1")], "stratos.toml", "-", "no file at the top"),
+        (
+            &[
+                toml("name = \"a\""),
+                ("requirements.txt", b"flask\n-e ./evil"),
+                ("app.py", b"def handler(e, c): 1"),
+            ],
+            "requirements.txt",
+            "line 2",
+            "`-e`",
+        ),
         (&[toml("name = ")], "stratos.toml", "-", "line 1"),
         (&[toml("name = \"a\"")], "stratos.toml", "runtime", "missing"),
         (&[toml("name = \"a\"\nmemry = \"1GB\"")], "stratos.toml", "memry", "unknown key"),

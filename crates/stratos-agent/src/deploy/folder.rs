@@ -1,7 +1,8 @@
 //! An unpacked function: its files, read without ever leaving the folder.
 //!
 //! A package may hold symlinks, and a chain of them can point anywhere. Every name is therefore resolved by the kernel
-//! with the folder as its root (openat2, `RESOLVE_IN_ROOT`), and walks never follow a link.
+//! beneath the folder (openat2, `RESOLVE_BENEATH`): a name that leads out on its way is no file here. What is read so is
+//! what pip and npm read in the sandbox, where the folder lies elsewhere. Walks never follow a link.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, Permissions};
@@ -11,6 +12,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+use rustix::io::Errno;
 
 /// Most bytes of a file that is read as text, such as `package.json`; lock files are the largest.
 const MAX_TEXT: u64 = 16 << 20;
@@ -54,12 +56,12 @@ impl Folder {
 
     fn open_file(&self, name: &str) -> io::Result<Option<File>> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        match openat2(self.fd.as_fd(), name, flags, Mode::empty(), ResolveFlags::IN_ROOT) {
+        match openat2(self.fd.as_fd(), name, flags, Mode::empty(), ResolveFlags::BENEATH) {
             Ok(fd) => {
                 let file = File::from(fd);
                 Ok(file.metadata()?.is_file().then_some(file))
             }
-            Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP) => Ok(None),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV | Errno::NAMETOOLONG) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
@@ -142,5 +144,44 @@ impl Folder {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn names_that_lead_out_are_no_files() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("secret"), "outside").unwrap();
+        let root = dir.path().join("root");
+        fs::create_dir_all(root.join("a")).unwrap();
+        fs::write(root.join("file"), "inside").unwrap();
+        for (target, link) in [
+            ("..", "a/up"),
+            ("a/up/../secret", "chain"),
+            ("/etc/hostname", "absolute"),
+            ("a/../file", "within"),
+        ] {
+            symlink(target, root.join(link)).unwrap();
+        }
+        let folder = Folder::open(&root).unwrap();
+        for (name, expected) in [
+            ("file", Some("inside")),
+            ("within", Some("inside")),
+            ("a/up/file", Some("inside")),
+            ("chain", None),
+            ("absolute", None),
+            ("../secret", None),
+            ("a", None),
+            ("missing/file", None),
+        ] {
+            assert_eq!(folder.text(name).unwrap().as_deref(), expected, "{name}");
+        }
+        folder.tidy().unwrap();
+        assert_eq!(fs::metadata(dir.path().join("secret")).unwrap().permissions().mode() & 0o777, 0o644);
     }
 }

@@ -15,6 +15,7 @@ mod infer;
 mod node;
 mod package;
 mod python;
+mod requirements;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -26,7 +27,7 @@ use stratos_sandbox::Sandbox;
 use stratos_sandbox::seccomp::SeccompFilter;
 use stratos_store::{NewVersion, Store, VersionRecord};
 use stratos_types::spec::{FILE_NAME, SpecError};
-use stratos_types::{FunctionKey, FunctionName, FunctionSpec, Runtime, TenantId};
+use stratos_types::{Entry, FunctionKey, FunctionName, FunctionSpec, Runtime, TenantId};
 
 pub use build::BuildConfig;
 pub use error::DeployError;
@@ -104,7 +105,7 @@ impl Deployer {
         let early = entry::check(&spec, &folder);
         let dependencies = match spec.runtime {
             Runtime::Native => Vec::new(),
-            _ if early.is_err() && !has_dependencies(&folder)? => Vec::new(),
+            _ if early.is_err() && !may_come(&spec, &folder)? => Vec::new(),
             Runtime::Node24 => node::resolve(&builder, &layer.image, &folder, progress)?,
             Runtime::Python313 => python::resolve(&builder, &layer.image, &folder, progress)?,
         };
@@ -155,8 +156,15 @@ fn tidy(folder: &Folder) -> Result<(), DeployError> {
     })
 }
 
-fn has_dependencies(folder: &Folder) -> Result<bool, DeployError> {
-    for name in ["package.json", "requirements.txt", "pyproject.toml"] {
+/// True when a dependency could bring the entry that is not in the package.
+fn may_come(spec: &FunctionSpec, folder: &Folder) -> Result<bool, DeployError> {
+    let files: &[&str] = match (spec.runtime, &spec.entry) {
+        (Runtime::Node24, Entry::Handler(handler)) if !handler.starts_with("node_modules/") => &[],
+        (Runtime::Node24, _) => &["package.json"],
+        (Runtime::Python313, _) => &["requirements.txt", "pyproject.toml"],
+        (Runtime::Native, _) => &[],
+    };
+    for name in files {
         if folder.has_file(name).map_err(|e| DeployError::io("read", folder.path(), e))? {
             return Ok(true);
         }
@@ -167,6 +175,11 @@ fn has_dependencies(folder: &Folder) -> Result<bool, DeployError> {
 fn read_spec(folder: &Folder, expected: Option<&FunctionName>) -> Result<FunctionSpec, DeployError> {
     let read = |source| DeployError::io("read", folder.path(), source);
     let files = folder.top_files().map_err(read)?;
+    if files.is_empty() {
+        let hint =
+            "pack the content of the function's folder, not the folder: tar -C FOLDER -cf package.tar .";
+        return Err(spec_error(None, "there is no file at the top of the package", hint));
+    }
     let text = match folder.text(FILE_NAME).map_err(read)? {
         Some(text) => text,
         None if files.contains_key(FILE_NAME) => {

@@ -133,7 +133,10 @@ pub fn check_entry(
         EntryType::Link => match link.map(clean_path) {
             Some(Ok(target)) if !target.is_empty() => Kind::HardLink { target },
             _ => {
-                return refuse("is a hard link out of the package", "put a copy of the file into the package");
+                return refuse(
+                    "is a hard link out of the package",
+                    "put a copy of the file into the package",
+                );
             }
         },
         EntryType::Char | EntryType::Block | EntryType::Fifo => {

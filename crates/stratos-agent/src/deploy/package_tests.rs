@@ -44,7 +44,8 @@ fn entries_are_checked_by_name_kind_and_target() {
     use EntryType as T;
     let long = "a/".repeat(2100);
     let name = "n".repeat(256);
-    let cases: &[(&[u8], T, Option<&[u8]>, &str)] = &[
+    type Case<'a> = (&'a [u8], EntryType, Option<&'a [u8]>, &'a str);
+    let cases: &[Case<'_>] = &[
         (b"index.js", T::Regular, None, "index.js File"),
         (b"./a//b/./c/", T::Directory, None, "a/b/c Dir"),
         (b"./", T::Directory, None, " Dir"),

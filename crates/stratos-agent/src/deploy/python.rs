@@ -13,6 +13,7 @@ use super::entry::PYTHON_PACKAGES;
 use super::error::DeployError;
 use super::folder::Folder;
 use super::hint;
+use super::requirements::{self, Text};
 
 const PYTHON: &str = "/usr/bin/python3.13";
 /// Where the layer has pip: one wheel, which the interpreter runs as it is.
@@ -59,12 +60,17 @@ pub(super) fn resolve(
 ) -> Result<Vec<(String, String, String)>, DeployError> {
     let read = |source| DeployError::io("read", folder.path(), source);
     let mut dependencies = Vec::new();
-    let requirements = if folder.has_file("requirements.txt").map_err(read)? {
+    let asked = if folder.has_file("requirements.txt").map_err(read)? {
         Some(("requirements.txt", "requirements.txt"))
     } else {
         write_requirements(folder)?.then_some(("pyproject.toml", REQUIREMENTS))
     };
-    if let Some((file, path)) = requirements {
+    if let Some((file, path)) = asked {
+        requirements::check(path, &|name| match folder.text(name) {
+            Ok(Some(text)) => Text::Read(text),
+            Ok(None) if !folder.has_file(name).unwrap_or(true) => Text::Missing,
+            _ => Text::Unreadable,
+        })?;
         progress(DeployEvent::Step { step: "resolving dependencies with pip".into() });
         let ended = install(builder, layer, folder, path, progress)?;
         if !ended.ok {
