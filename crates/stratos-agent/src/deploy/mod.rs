@@ -14,6 +14,7 @@ mod image;
 mod infer;
 mod node;
 mod package;
+mod package_entry;
 mod python;
 mod requirements;
 
@@ -32,7 +33,8 @@ use stratos_types::{Entry, FunctionKey, FunctionName, FunctionSpec, Runtime, Ten
 pub use build::BuildConfig;
 pub use error::DeployError;
 pub use infer::{Seen, TopFile, infer};
-pub use package::{CheckedEntry, Kind, MAX_BYTES, MAX_ENTRIES, MAX_PATH, PackageError, check_entry, unpack};
+pub use package::{MAX_BYTES, MAX_ENTRIES, PackageError, unpack};
+pub use package_entry::{CheckedEntry, Kind, MAX_PATH, check_entry};
 
 use build::Builder;
 use folder::{Folder, TidyError};

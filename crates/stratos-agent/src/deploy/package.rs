@@ -11,12 +11,12 @@ use std::path::{Path, PathBuf};
 
 use tar::{Archive, EntryType};
 
+use super::package_entry::{CheckedEntry, Kind, check_entry};
+
 /// Most bytes of all files together; AWS Lambda's limit is the same.
 pub const MAX_BYTES: u64 = 250 << 20;
 /// Most entries.
 pub const MAX_ENTRIES: usize = 50_000;
-/// Most bytes of one path or link target.
-pub const MAX_PATH: usize = 4096;
 /// Most bytes of one extended header (long names, PAX records).
 const MAX_EXTENSION: u64 = 64 << 10;
 /// What headers and padding may add to [`MAX_BYTES`] before the archive counts as a bomb.
@@ -63,157 +63,6 @@ pub enum PackageError {
         /// Why it failed.
         source: io::Error,
     },
-}
-
-/// What an entry may be.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Kind {
-    /// A folder.
-    Dir,
-    /// A file; `executable` when any x bit was set. All other mode bits are dropped.
-    File {
-        /// Mode 0755 instead of 0644.
-        executable: bool,
-    },
-    /// A symlink that stays inside the package, as far as its text tells.
-    Symlink {
-        /// Its target, as it was given.
-        target: String,
-    },
-    /// Another name of a file that came earlier.
-    HardLink {
-        /// That file's path in the package.
-        target: String,
-    },
-}
-
-/// An entry that passed the checks.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CheckedEntry {
-    /// Relative, without `.` and `..`; empty for the package's own folder.
-    pub path: String,
-    /// What it is.
-    pub kind: Kind,
-}
-
-/// The one constructor of [`CheckedEntry`]: `path` and `link` as the archive gives them, `kind` the entry's type flag,
-/// `mode` its permission bits.
-///
-/// # Errors
-/// [`PackageError::Entry`], naming the entry and what to do.
-pub fn check_entry(
-    path: &[u8],
-    kind: EntryType,
-    mode: u32,
-    link: Option<&[u8]>,
-) -> Result<CheckedEntry, PackageError> {
-    let shown = || String::from_utf8_lossy(&path[..path.len().min(200)]).escape_debug().to_string();
-    let refuse = |problem, hint| -> Result<_, PackageError> {
-        Err(PackageError::Entry { entry: shown(), problem, hint })
-    };
-    let clean = match clean_path(path) {
-        Ok(clean) => clean,
-        Err((problem, hint)) => return refuse(problem, hint),
-    };
-    let top = clean.split('/').next().unwrap_or_default();
-    if top == ".stratos" {
-        return refuse(
-            "is in a folder that StratOS fills itself",
-            "leave the folder `.stratos` out of the package",
-        );
-    }
-    let kind = match kind {
-        EntryType::Directory => Kind::Dir,
-        EntryType::Regular | EntryType::Continuous => Kind::File { executable: mode & 0o111 != 0 },
-        EntryType::Symlink => match link.map(|link| check_link(&clean, link)) {
-            Some(Ok(target)) => Kind::Symlink { target },
-            Some(Err((problem, hint))) => return refuse(problem, hint),
-            None => return refuse("is a link to nothing", "make the archive again"),
-        },
-        EntryType::Link => match link.map(clean_path) {
-            Some(Ok(target)) if !target.is_empty() => Kind::HardLink { target },
-            _ => {
-                return refuse(
-                    "is a hard link out of the package",
-                    "put a copy of the file into the package",
-                );
-            }
-        },
-        EntryType::Char | EntryType::Block | EntryType::Fifo => {
-            return refuse(
-                "is a device or pipe",
-                "a package holds files, folders and symlinks; leave it out",
-            );
-        }
-        _ => {
-            return refuse(
-                "is of a kind that packages cannot hold",
-                "make the archive with plain files, folders and symlinks (no sparse files)",
-            );
-        }
-    };
-    if clean.is_empty() && kind != Kind::Dir {
-        return refuse("has no name", "make the archive again");
-    }
-    Ok(CheckedEntry { path: clean, kind })
-}
-
-type Problem = (&'static str, &'static str);
-
-/// A relative path without `.` components and trailing slashes.
-fn clean_path(path: &[u8]) -> Result<String, Problem> {
-    const AGAIN: &str = "make the archive from inside the function's folder: tar -C FOLDER -cf package.tar .";
-    if path.len() > MAX_PATH {
-        return Err(("has a path of more than 4096 bytes", "shorten its path"));
-    }
-    let Ok(text) = std::str::from_utf8(path) else {
-        return Err(("has a name that is not UTF-8", "rename it"));
-    };
-    if text.chars().any(char::is_control) {
-        return Err(("has a control character in its name", "rename it"));
-    }
-    if text.starts_with('/') {
-        return Err(("is an absolute path", AGAIN));
-    }
-    let mut clean = String::with_capacity(text.len());
-    for part in text.split('/').filter(|part| !part.is_empty() && *part != ".") {
-        if part == ".." {
-            return Err(("leads out of the package", AGAIN));
-        }
-        if part.len() > 255 {
-            return Err(("has a name of more than 255 bytes", "shorten its name"));
-        }
-        if !clean.is_empty() {
-            clean.push('/');
-        }
-        clean.push_str(part);
-    }
-    Ok(clean)
-}
-
-/// A symlink's target, if its text stays inside. Chains of links could still lead out; that is why nothing on the node
-/// follows a link of a package except confined to its folder.
-fn check_link(path: &str, target: &[u8]) -> Result<String, Problem> {
-    const HINT: &str = "replace the link by what it points to";
-    let text = match std::str::from_utf8(target) {
-        Ok(text) if !text.is_empty() && text.len() <= MAX_PATH && !text.chars().any(char::is_control) => text,
-        _ => return Err(("is a link with an unusable target", HINT)),
-    };
-    let mut depth = path.split('/').count() as i64 - 1;
-    for part in text.split('/') {
-        depth += match part {
-            "" | "." => 0,
-            ".." => -1,
-            _ => 1,
-        };
-        if depth < 0 {
-            return Err(("is a link that leads out of the package", HINT));
-        }
-    }
-    if text.starts_with('/') {
-        return Err(("is a link to an absolute path", HINT));
-    }
-    Ok(text.to_owned())
 }
 
 /// Unpacks the archive at `archive` into the empty folder `into`.
