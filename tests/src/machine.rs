@@ -72,7 +72,10 @@ fn instance_processes() -> BTreeSet<u32> {
     let entries = std::fs::read_dir("/proc").expect("/proc is mounted").flatten();
     let pid = |entry: std::fs::DirEntry| {
         let pid = entry.file_name().to_str()?.parse().ok()?;
-        (entry.metadata().ok()?.uid() >= 0x7000_0000).then_some(pid)
+        let of_instance = entry.metadata().ok()?.uid() >= 0x7000_0000;
+        // A dead process that this machine's init has not reaped yet is gone for all that matters here.
+        let status = std::fs::read_to_string(entry.path().join("status")).ok()?;
+        (of_instance && !status.contains("\nState:\tZ")).then_some(pid)
     };
     entries.filter_map(pid).collect()
 }

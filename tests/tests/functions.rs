@@ -73,6 +73,9 @@ async fn servers_on_port_are_proxied() {
     assert!(seen.starts_with("00-4bf92f3577b34da6a3ce929d0e0e4736-"), "the trace goes on: {seen}");
     assert_ne!(seen, trace, "with a span of its own");
     assert_eq!(node.invoke("web", "x").await.text(), "POST x");
+    let records = node.records("web").await;
+    assert_eq!(records.iter().map(|r| r.outcome.as_str()).collect::<Vec<_>>(), ["ok", "ok"]);
+    assert_eq!(records[0].response_bytes, 6);
 }
 
 #[tokio::test(flavor = "multi_thread")]

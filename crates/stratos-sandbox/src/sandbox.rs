@@ -79,14 +79,13 @@ impl Sandbox {
             .transpose()
             .map_err(|(path, source)| OpenError::Cgroup { path, source })?;
         let features = features(&config, cgroup_root, cgroups.as_deref());
-        if let Some(base) = &cgroups {
-            let swept = base.sweep().map_err(|(path, source)| OpenError::Sweep { path, source })?;
-            report_swept(swept);
-        }
-        // Also with cgroups: a predecessor may have run on a host that had none yet.
-        let killed = sweep::by_user(&key.uids())
-            .map_err(|source| OpenError::Sweep { path: "/proc".into(), source })?;
-        report_swept(killed);
+        let swept = match &cgroups {
+            Some(base) => base.sweep().map_err(|(path, source)| OpenError::Sweep { path, source })?,
+            // Only here: the ranges of two nodes on one host may be the same, their cgroups hardly are.
+            None => sweep::by_user(&key.uids())
+                .map_err(|source| OpenError::Sweep { path: "/proc".into(), source })?,
+        };
+        report_swept(swept);
         let missing = features.missing_limits();
         if config.require_limits && !missing.is_empty() {
             return Err(OpenError::LimitsMissing { missing });

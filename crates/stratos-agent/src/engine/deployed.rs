@@ -174,7 +174,7 @@ fn argv(spec: &FunctionSpec) -> Vec<CString> {
         }
         (Entry::Handler(_), Runtime::Python313) => PYTHON_HANDLER.map(str::to_owned).to_vec(),
         (Entry::Handler(path), Runtime::Native) => vec![in_task(path)],
-        (Entry::Start(argv), runtime) => start_command(argv, runtime),
+        (Entry::Start(argv) | Entry::Client { argv, .. }, runtime) => start_command(argv, runtime),
     };
     words.into_iter().map(c_string).collect()
 }
@@ -218,7 +218,7 @@ fn env(spec: &FunctionSpec, key: &FunctionKey, version: Version) -> Vec<CString>
         ("AWS_DEFAULT_REGION", "local".to_owned()),
     ];
     match &spec.entry {
-        Entry::Handler(handler) => {
+        Entry::Handler(handler) | Entry::Client { handler, .. } => {
             pairs.push(("_HANDLER", handler.clone()));
             pairs.push(("AWS_LAMBDA_RUNTIME_API", RUNTIME_API.to_owned()));
             if spec.concurrency > 1 {
@@ -230,14 +230,17 @@ fn env(spec: &FunctionSpec, key: &FunctionKey, version: Version) -> Vec<CString>
             pairs.push(("K_SERVICE", name.to_owned()));
             pairs.push(("K_CONFIGURATION", name.to_owned()));
             pairs.push(("K_REVISION", format!("{name}-{version:05}")));
-            match spec.runtime {
-                Runtime::Node24 => pairs.push((
-                    "NODE_OPTIONS",
-                    format!("--require=/opt/stratos/preload.cjs {}", node_heap_flag(spec)),
-                )),
-                Runtime::Python313 => pairs.push(("STRATOS_STATUS_FD", "4".to_owned())),
-                Runtime::Native => {}
-            }
+        }
+    }
+    if !matches!(spec.entry, Entry::Handler(_)) {
+        // Not our bootstrap: the runtime itself is made to report its start and to take the release frame.
+        match spec.runtime {
+            Runtime::Node24 => pairs.push((
+                "NODE_OPTIONS",
+                format!("--require=/opt/stratos/preload.cjs {}", node_heap_flag(spec)),
+            )),
+            Runtime::Python313 => pairs.push(("STRATOS_STATUS_FD", "4".to_owned())),
+            Runtime::Native => {}
         }
     }
     if spec.runtime == Runtime::Python313 {
@@ -256,3 +259,62 @@ fn env(spec: &FunctionSpec, key: &FunctionKey, version: Version) -> Vec<CString>
 
 /// Where the Runtime API listens in every instance's network namespace.
 const RUNTIME_API: &str = "127.0.0.1:9001";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn started(toml: &str) -> (Vec<String>, HashMap<String, String>) {
+        let spec = FunctionSpec::parse(&format!("name = \"f\"\n{toml}"), &Inferred::default()).unwrap();
+        let key = FunctionKey::of_default_tenant("f".parse().unwrap());
+        let text = |c: CString| c.into_string().unwrap();
+        let variable = |c: CString| {
+            let (name, value) = c.to_str().unwrap().split_once('=').unwrap();
+            (name.to_owned(), value.to_owned())
+        };
+        (argv(&spec).into_iter().map(text).collect(), env(&spec, &key, 3).into_iter().map(variable).collect())
+    }
+
+    /// Each way to enter a function has its own command and its own variables.
+    #[test]
+    fn entries_become_commands_and_variables() {
+        const PYTHON_RIC: &str = "start = \"python3 -m awslambdaric app.handler\"\nhandler = \"app.handler\"";
+        for (runtime, entry, command, handler, port, status) in [
+            (
+                "node24",
+                "handler = \"i.h\"",
+                "/usr/bin/node --max-old-space-size=96 /opt/stratos/bootstrap.mjs",
+                Some("i.h"),
+                false,
+                false,
+            ),
+            ("node24", "start = \"node s.js\"", "/usr/bin/node s.js", None, true, true),
+            ("native", "handler = \"./b\"", "/var/task/b", Some("./b"), false, false),
+            ("native", "start = \"b\"\nhandler = \"x\"", "/var/task/b", Some("x"), false, false),
+            (
+                "python3.13",
+                PYTHON_RIC,
+                "/usr/bin/python3.13 -m awslambdaric app.handler",
+                Some("app.handler"),
+                false,
+                true,
+            ),
+        ] {
+            let (argv, env) = started(&format!("runtime = \"{runtime}\"\n{entry}"));
+            assert_eq!(argv.join(" "), command);
+            assert_eq!(env.get("_HANDLER").map(String::as_str), handler, "{command}");
+            let api = env.get("AWS_LAMBDA_RUNTIME_API").map(String::as_str);
+            assert_eq!(api, handler.map(|_| RUNTIME_API), "{command}");
+            assert_eq!(env.contains_key("PORT"), port, "{command}");
+            let reports = env.contains_key("STRATOS_STATUS_FD") || env.contains_key("NODE_OPTIONS");
+            assert_eq!(reports, status, "{command}");
+        }
+    }
+
+    #[test]
+    fn own_variables_win_over_defaults() {
+        let toml = "runtime = \"native\"\nhandler = \"b\"\n[env]\nTZ = \"Europe/Berlin\"\nA = \"b=c\"";
+        let (_, env) = started(toml);
+        assert_eq!((env["TZ"].as_str(), env["A"].as_str(), env["HOME"].as_str()), ("Europe/Berlin", "b=c", "/tmp"));
+    }
+}

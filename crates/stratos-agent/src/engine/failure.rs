@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 use stratos_api::{ApiError, ErrorCode};
-use stratos_types::{FunctionKey, FunctionSpec, MemorySize, Version};
+use stratos_types::{Entry, FunctionKey, FunctionSpec, MemorySize, Version};
 
 /// How an instance's process ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -118,8 +118,14 @@ pub(super) fn timed_out(spec: &FunctionSpec, during: During) -> ApiError {
         During::Request => "did not answer",
     };
     let message = format!("the function {what} within its timeout of {}", spec.timeout);
-    ApiError::new(ErrorCode::FunctionTimeout, message)
-        .hint("raise `timeout` in stratos.toml, or do less in one request; the instance was ended")
+    let hint = match (during, &spec.entry) {
+        (During::Init, Entry::Client { .. }) => {
+            "with both `handler` and `start`, the command must ask the Runtime API for requests; leave `handler` out \
+             for a server on $PORT"
+        }
+        _ => "raise `timeout` in stratos.toml, or do less in one request; the instance was ended",
+    };
+    ApiError::new(ErrorCode::FunctionTimeout, message).hint(hint)
 }
 
 pub(super) fn queue_timed_out(spec: &FunctionSpec) -> ApiError {

@@ -47,10 +47,28 @@ pub(super) struct Instance {
     ended_because: OnceLock<&'static str>,
     death: watch::Sender<Option<Death>>,
     stderr: Mutex<VecDeque<String>>,
-    /// What it works on, so that its output can be told by invocation while there is only one.
-    working_on: Mutex<Vec<InvocationId>>,
+    work: Mutex<Work>,
     cpu_seen: Mutex<Duration>,
     runtime_api: Option<JoinHandle<()>>,
+}
+
+/// What an instance works on, so that its output can be told by invocation.
+#[derive(Default)]
+struct Work {
+    now: Vec<InvocationId>,
+    last: Option<InvocationId>,
+}
+
+impl Work {
+    /// The invocation that a line printed now belongs to. Lines take longer than answers, so what arrives when nothing
+    /// is worked on belongs to what was last; when several are, nobody can tell.
+    fn of_output(&self) -> Option<InvocationId> {
+        match self.now.as_slice() {
+            [one] => Some(*one),
+            [] => self.last,
+            _ => None,
+        }
+    }
 }
 
 /// How a request reaches the code.
@@ -115,7 +133,7 @@ impl Instance {
         let listener = inner.take_runtime_listener();
 
         let (way_in, init, runtime_api) = match &deployed.spec.entry {
-            Entry::Handler(_) => {
+            Entry::Handler(_) | Entry::Client { .. } => {
                 let (api, jobs, init) = RuntimeApi::new(&deployed.arn());
                 let listener = tokio::net::TcpListener::from_std(listener).map_err(|e| internal(&e))?;
                 let task = tokio::spawn(Arc::clone(&api).serve(listener));
@@ -135,7 +153,7 @@ impl Instance {
             ended_because: OnceLock::new(),
             death: watch::Sender::new(None),
             stderr: Mutex::default(),
-            working_on: Mutex::default(),
+            work: Mutex::default(),
             cpu_seen: Mutex::default(),
             runtime_api,
         });
@@ -226,11 +244,18 @@ impl Instance {
 
     /// Notes which invocation the output belongs to from now on.
     pub(super) fn begin_work(&self, id: InvocationId) {
-        lock(&self.working_on).push(id);
+        let mut work = lock(&self.work);
+        if work.now.is_empty() {
+            // What it printed before does not explain what happens from here on.
+            lock(&self.stderr).clear();
+        }
+        work.now.push(id);
     }
 
     pub(super) fn end_work(&self, id: InvocationId) {
-        lock(&self.working_on).retain(|other| *other != id);
+        let mut work = lock(&self.work);
+        work.now.retain(|other| *other != id);
+        work.last = Some(id);
     }
 
     /// CPU time since the last call, and the memory high-water mark in KiB.
@@ -336,10 +361,7 @@ impl Instance {
                 }
                 kept.push_back(text.clone());
             }
-            let invocation = match lock(&self.working_on).as_slice() {
-                [one] => Some(one.to_string()),
-                _ => None,
-            };
+            let invocation = lock(&self.work).of_output().map(|id| id.to_string());
             log.add(stratos_api::LogLine {
                 at: crate::clock::rfc3339(SystemTime::now()),
                 stream: stream.into(),

@@ -324,12 +324,13 @@ impl Run {
         B: Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<BoxError>,
     {
-        let body = StreamedBody {
+        let mut body = StreamedBody {
             body,
             sleep: Box::pin(tokio::time::sleep_until(deadline.into())),
             sent: 0,
             finish: Some(Finish { run: self, lease, sender, spec: Arc::clone(&deployed.spec) }),
         };
+        body.finish_at_end();
         body.boxed_unsync()
     }
 
@@ -538,6 +539,17 @@ impl Finish {
     }
 }
 
+impl<B: Body> StreamedBody<B> {
+    /// A body whose length is known is not asked again once all of it was given.
+    fn finish_at_end(&mut self) {
+        if self.body.is_end_stream()
+            && let Some(finish) = self.finish.take()
+        {
+            finish.done(self.sent, None);
+        }
+    }
+}
+
 impl<B> Body for StreamedBody<B>
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
@@ -554,6 +566,7 @@ where
         match Pin::new(&mut this.body).poll_frame(context) {
             Poll::Ready(Some(Ok(frame))) => {
                 this.sent += frame.data_ref().map_or(0, |data| data.len() as u64);
+                this.finish_at_end();
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(error))) => {

@@ -239,10 +239,7 @@ impl Engine {
     /// # Errors
     /// `not_found` when there is none of that name.
     pub async fn kind(&self, key: &FunctionKey) -> Result<EntryKind, ApiError> {
-        Ok(match self.spec(key).await?.entry {
-            Entry::Handler(_) => EntryKind::Handler,
-            Entry::Start(_) => EntryKind::Http,
-        })
+        Ok(if self.spec(key).await?.entry.is_http() { EntryKind::Http } else { EntryKind::Handler })
     }
 
     /// A function's current specification.
