@@ -72,6 +72,20 @@ pub enum Entry {
     Handler(String),
     /// A command that serves HTTP on `$PORT`.
     Start(Vec<String>),
+    /// A command that is a Lambda Runtime API client of its own, such as `python3 -m awslambdaric app.handler`.
+    Client {
+        /// The command.
+        argv: Vec<String>,
+        /// What it is told in `_HANDLER`; only the client knows what that means.
+        handler: String,
+    },
+}
+
+impl Entry {
+    /// Whether requests reach the code as HTTP on `$PORT`, in place of events over the Runtime API.
+    pub const fn is_http(&self) -> bool {
+        matches!(self, Self::Start(_))
+    }
 }
 
 /// One function, as its author wants it run.
@@ -193,6 +207,10 @@ impl FunctionSpec {
         match &self.entry {
             Entry::Handler(handler) => set("handler", handler.clone().into()),
             Entry::Start(argv) => set("start", argv.clone().into()),
+            Entry::Client { argv, handler } => {
+                set("handler", handler.clone().into());
+                set("start", argv.clone().into())
+            }
         };
         set("memory", self.memory.to_string().into());
         set("timeout", self.timeout.to_string().into());
@@ -247,11 +265,14 @@ impl Keys<'_> {
 
     fn entry(&self, runtime: Runtime, inferred: &Inferred) -> Result<Entry, SpecError> {
         match (self.text("handler")?, self.start()?) {
-            (Some(_), Some(_)) => Err(SpecError::at(
-                "start",
-                "stands beside `handler`",
-                "keep `handler` for a function that is called, or `start` for a server on $PORT",
-            )),
+            (Some(handler), Some(argv)) => {
+                if handler.is_empty() || handler.contains('\0') {
+                    let hint = "write what the command in `start` shall find in _HANDLER, or leave `handler` out \
+                                for a server on $PORT";
+                    return Err(SpecError::at("handler", "is not a handler", hint));
+                }
+                Ok(Entry::Client { argv, handler: handler.into() })
+            }
             (Some(handler), None) => {
                 check_handler(runtime, handler)?;
                 Ok(Entry::Handler(handler.into()))
@@ -456,7 +477,12 @@ mod tests {
         )
         .unwrap();
         assert_eq!(full.entry, Entry::Start(vec!["python3".into(), "-m".into(), "app".into()]));
-        for spec in [small, full] {
+        let client = parse(&format!("{SMALL}start = \"node ./ric.js\"")).unwrap();
+        let argv = vec!["node".into(), "./ric.js".into()];
+        assert_eq!(client.entry, Entry::Client { argv, handler: "index.handler".into() });
+        let http = [&small, &full, &client].map(|spec| spec.entry.is_http());
+        assert_eq!(http, [false, true, false]);
+        for spec in [small, full, client] {
             assert_eq!(parse(&spec.to_toml()).unwrap(), spec);
         }
     }
@@ -499,9 +525,9 @@ mod tests {
             ("name = \"a\"\nruntime = \"native\"\nstart = \"./a | b\"", "start: no shell", "list"),
             ("name = \"a\"\nruntime = \"native\"\nstart = \"\"", "start: is not a command", "arguments"),
             (
-                "name = \"a\"\nruntime = \"native\"\nstart = \"x\"\nhandler = \"b\"",
-                "start: stands beside",
-                "keep",
+                "name = \"a\"\nruntime = \"native\"\nstart = \"x\"\nhandler = \"\"",
+                "handler: is not a handler",
+                "_HANDLER",
             ),
             (&format!("{SMALL}memory = \"1TB\""), "memory: `1TB` is not an amount", "128MB"),
             (&format!("{SMALL}timeout = \"1h\""), "timeout: `1h` is not a time", "30s"),

@@ -21,7 +21,8 @@ pub(super) fn check(spec: &FunctionSpec, folder: &Folder) -> Result<(), DeployEr
         (Entry::Handler(handler), Runtime::Node24) => node_handler(handler, folder),
         (Entry::Handler(handler), Runtime::Python313) => python_handler(handler, folder),
         (Entry::Handler(path), Runtime::Native) => native(path, folder),
-        (Entry::Start(words), runtime) => start(words, runtime, folder),
+        // What a client of its own makes of its handler is not for this check to guess.
+        (Entry::Start(argv) | Entry::Client { argv, .. }, runtime) => start(argv, runtime, folder),
     };
     let key = if matches!(spec.entry, Entry::Handler(_)) { "handler" } else { "start" };
     match found.map_err(|source| DeployError::io("read", folder.path(), source))? {

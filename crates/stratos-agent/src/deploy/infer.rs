@@ -301,6 +301,7 @@ mod tests {
             None => "-".to_owned(),
             Some(Entry::Handler(handler)) => format!("handler {handler}"),
             Some(Entry::Start(words)) => format!("start {}", words.join(" ")),
+            Some(Entry::Client { .. }) => panic!("files never tell of a client"),
         };
         format!("{runtime} {entry}")
     }

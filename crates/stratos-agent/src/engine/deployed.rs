@@ -315,6 +315,9 @@ mod tests {
     fn own_variables_win_over_defaults() {
         let toml = "runtime = \"native\"\nhandler = \"b\"\n[env]\nTZ = \"Europe/Berlin\"\nA = \"b=c\"";
         let (_, env) = started(toml);
-        assert_eq!((env["TZ"].as_str(), env["A"].as_str(), env["HOME"].as_str()), ("Europe/Berlin", "b=c", "/tmp"));
+        assert_eq!(
+            (env["TZ"].as_str(), env["A"].as_str(), env["HOME"].as_str()),
+            ("Europe/Berlin", "b=c", "/tmp")
+        );
     }
 }

@@ -26,7 +26,7 @@ use http::HeaderValue;
 use stratos_api::{ApiError, ErrorCode, Health, InstanceInfo, InvocationRecord, MissingFeature, Phases};
 use stratos_sandbox::Sandbox;
 use stratos_store::{AsyncRequest, Store};
-use stratos_types::{Entry, FunctionKey, FunctionSpec, InstanceId, InvocationId, TraceContext, Version};
+use stratos_types::{FunctionKey, FunctionSpec, InstanceId, InvocationId, TraceContext, Version};
 
 use self::deployed::Deployed;
 pub use self::log::FunctionLog;

@@ -10,7 +10,7 @@ use stratos_api::{
 };
 use stratos_store::{FunctionRecord, VersionRecord};
 use stratos_types::spec::Inferred;
-use stratos_types::{Entry, FunctionKey, FunctionSpec};
+use stratos_types::{FunctionKey, FunctionSpec};
 
 use super::Api;
 use super::errors::{Failure, Result};
@@ -138,8 +138,8 @@ fn numbers(record: &FunctionRecord) -> String {
 /// A version as it is shown to clients.
 pub(super) fn version_info(record: &VersionRecord, current: bool) -> VersionInfo {
     let kind = match FunctionSpec::parse(&record.spec_toml, &Inferred::default()).map(|spec| spec.entry) {
-        Ok(Entry::Handler(_)) => "handler",
-        Ok(Entry::Start(_)) => "http",
+        Ok(entry) if entry.is_http() => "http",
+        Ok(_) => "handler",
         // Written by a newer agent: it can still be shown, and rolled back from.
         Err(_) => "unknown",
     };
