@@ -4,6 +4,7 @@
 
 use std::io::{ErrorKind, IsTerminal, Write};
 
+use rustix::event::{PollFd, PollFlags, poll};
 use serde::Serialize;
 
 use crate::failure::{Failure, Result};
@@ -43,6 +44,29 @@ impl Output {
     pub(crate) fn item(self, value: &impl Serialize) -> Result<()> {
         let text = serde_json::to_string(value);
         self.line(&text.map_err(|e| Failure::new("cannot write the result as JSON").because(&e))?)
+    }
+}
+
+/// Waits until nobody reads stdout any more. A stream that is followed may be silent for hours, and its reader, such as
+/// `head`, long gone: writing alone would not show that.
+pub(crate) async fn reader_gone() {
+    let (tell, told) = tokio::sync::oneshot::channel();
+    // A thread, not a task: waiting for an error alone, without O_NONBLOCK on what others share, is poll(2)'s.
+    std::thread::spawn(move || {
+        let stdout = std::io::stdout();
+        let mut watched = [PollFd::new(&stdout, PollFlags::empty())];
+        if loop {
+            match poll(&mut watched, None) {
+                Err(rustix::io::Errno::INTR) | Ok(0) => {}
+                ended => break ended.is_ok(),
+            }
+        } {
+            // Nobody waits any more when the command has ended by itself.
+            tell.send(()).unwrap_or_default();
+        }
+    });
+    if told.await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 

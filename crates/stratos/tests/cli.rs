@@ -371,13 +371,33 @@ fn a_closed_pipe_ends_it_quietly() {
     assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stderr).as_ref()), (Some(0), ""));
 }
 
+/// The same for a log that is followed and silent: nothing is written that could fail.
+#[test]
+fn a_silent_log_ends_with_its_reader() {
+    use std::io::{Read, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("http://{}", listener.local_addr().expect("it is bound"));
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_stratos"));
+    command.args(["logs", "hello", "-f", "--node", &url]).stdout(writer).stderr(Stdio::piped());
+    let child = command.spawn().expect("the binary starts");
+    drop(command);
+    let (mut connection, _) = listener.accept().expect("it connects");
+    assert_ne!(connection.read(&mut [0; 4096]).expect("a request comes"), 0);
+    connection.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").expect("it listens");
+    drop(reader);
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stderr).as_ref()), (Some(0), ""));
+}
+
 #[test]
 fn dev_without_the_node_binary_says_so() {
-    let dir = dir();
-    std::fs::copy(env!("CARGO_BIN_EXE_stratos"), dir.path().join("stratos")).expect("it is copied");
+    // A link and not a copy: a file that was just written may be held open by a child of another test (ETXTBSY).
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a temporary folder");
+    std::fs::hard_link(env!("CARGO_BIN_EXE_stratos"), dir.path().join("stratos")).expect("it is linked");
     let output =
         Command::new(dir.path().join("stratos")).arg("dev").current_dir(dir.path()).env_clear().output();
-    let output = output.expect("the copy starts");
+    let output = output.expect("the link starts");
     let stderr = String::from_utf8_lossy(&output.stderr).replace(&dir.path().display().to_string(), "[dir]");
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(

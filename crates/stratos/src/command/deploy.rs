@@ -35,7 +35,12 @@ pub(crate) async fn run(args: &DeployArgs, node: &Node, output: Output) -> Resul
         size(version.size)
     ))?;
     output.line(&format!("url   {}", function_url(node.endpoint(), &name)))?;
-    output.line(&format!("next  stratos invoke {name} -d '{{}}'"))
+    // A server is called by its URL.
+    if version.kind == "http" {
+        Ok(())
+    } else {
+        output.line(&format!("next  stratos invoke {name} -d '{{}}'"))
+    }
 }
 
 /// Sends a package and follows the deploy to its end: the function's name and its new version.

@@ -5,7 +5,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
-use stratos_api::{Health, LogLine, path};
+use stratos_api::{Health, path};
 use stratos_types::FunctionName;
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
@@ -17,7 +17,7 @@ use crate::command::watch::Watch;
 use crate::exit::Exit;
 use crate::failure::{Failure, Result};
 use crate::node::{Node, NodeArgs};
-use crate::output::{Output, note, size};
+use crate::output::{Output, note, reader_gone, size};
 use crate::pack::pack;
 use crate::progress::Progress;
 
@@ -67,7 +67,8 @@ async fn follow(dir: &Path, node: &Node, output: Output) -> Result<()> {
         match deploy_if_changed(dir, node, output, &mut deployed).await {
             Ok(Some(name)) if log.is_none() => {
                 if let Ok(name) = name.parse::<FunctionName>() {
-                    log = Some(tokio::spawn(print_log(name, node.clone(), output)));
+                    let node = node.clone();
+                    log = Some(tokio::spawn(async move { logs::print(&name, 0, true, &node, output).await }));
                 }
             }
             Ok(_) => {}
@@ -110,25 +111,15 @@ async fn deploy_if_changed(
         output.line(&format!("deployed {name} version {} ({})", version.version, size(version.size)))?;
         if first {
             output.line(&format!("url   {}", function_url(node.endpoint(), &name)))?;
-            output.line(&format!("next  stratos --node {} invoke {name} -d '{{}}'", node.endpoint()))?;
+            if version.kind != "http" {
+                output.line(&format!("next  stratos --node {} invoke {name} -d '{{}}'", node.endpoint()))?;
+            }
         }
     }
     Ok(Some(name))
 }
 
-async fn print_log(name: FunctionName, node: Node, output: Output) -> Result<()> {
-    let mut lines = logs::open(&name, 0, true, &node).await?;
-    while let Some(line) = lines.next::<LogLine>().await? {
-        if output.json {
-            output.item(&line)?;
-        } else {
-            output.line(&logs::render(&line))?;
-        }
-    }
-    Ok(())
-}
-
-/// The signals that end this command.
+/// What ends this command: a signal, or that nobody reads its output.
 struct Signals([tokio::signal::unix::Signal; 3]);
 
 impl Signals {
@@ -147,6 +138,7 @@ impl Signals {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
             _ = hangup.recv() => {}
+            () = reader_gone() => {}
         }
     }
 }

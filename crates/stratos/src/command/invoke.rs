@@ -137,8 +137,11 @@ fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
 }
 
-/// `cold`, `warm`, or nothing when no instance was reached.
+/// `cold`, `warm`, or nothing when it failed: no instance may have been reached then.
 fn start(headers: &HeaderMap) -> Option<&'static str> {
+    if headers.contains_key(header::ERROR) {
+        return None;
+    }
     text(headers, header::START).map(|start| if start == "fresh" { "cold" } else { "warm" })
 }
 

@@ -9,11 +9,25 @@ use stratos_types::FunctionName;
 use crate::args::LogsArgs;
 use crate::failure::Result;
 use crate::node::{Lines, Node, path_of};
-use crate::output::Output;
+use crate::output::{Output, reader_gone};
 
 /// Runs the command.
 pub(crate) async fn run(args: &LogsArgs, node: &Node, output: Output) -> Result<()> {
-    let mut lines = open(&args.name, args.tail, args.follow, node).await?;
+    tokio::select! {
+        ended = print(&args.name, args.tail, args.follow, node, output) => ended,
+        () = reader_gone() => Ok(()),
+    }
+}
+
+/// Prints a function's log, `tail` old lines first, to its end.
+pub(crate) async fn print(
+    name: &FunctionName,
+    tail: u32,
+    follow: bool,
+    node: &Node,
+    output: Output,
+) -> Result<()> {
+    let mut lines = open(name, tail, follow, node).await?;
     while let Some(line) = lines.next::<LogLine>().await? {
         if output.json {
             output.item(&line)?;

@@ -1,7 +1,7 @@
 //! An HTTP server on `$PORT` with the standard library alone. Any web framework does the same with less code of
 //! your own.
 
-use std::io::{BufRead, BufReader, Error, Result, Write};
+use std::io::{BufRead, BufReader, Error, Read, Result, Write, copy, sink};
 use std::net::{TcpListener, TcpStream};
 
 fn main() -> Result<()> {
@@ -19,15 +19,25 @@ fn main() -> Result<()> {
 
 /// Answers one request, then closes the connection.
 fn serve(mut connection: &TcpStream) -> Result<()> {
-    let mut lines = BufReader::new(connection).lines();
-    let request = lines.next().transpose()?.unwrap_or_default();
-    for line in lines {
-        if line?.is_empty() {
-            break;
+    let mut reader = BufReader::new(connection);
+    let mut request = String::new();
+    reader.read_line(&mut request)?;
+    let mut length = 0;
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line)?;
+        match line.split_once(':') {
+            Some((name, value)) if name.eq_ignore_ascii_case("content-length") => {
+                length = value.trim().parse().map_err(Error::other)?;
+            }
+            Some(_) => {}
+            None => break,
         }
     }
-    let body = format!("Hello from {}\n", request.trim_end_matches(" HTTP/1.1"));
+    // A connection that is closed before all was read takes the answer with it.
+    copy(&mut reader.take(length), &mut sink())?;
+    let body = format!("Hello from {}\n", request.trim_end().trim_end_matches(" HTTP/1.1"));
     let length = body.len();
-    let head = format!("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n");
-    connection.write_all((head + &body).as_bytes())
+    let head = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nConnection: close\r\n";
+    connection.write_all(format!("{head}Content-Length: {length}\r\n\r\n{body}").as_bytes())
 }
