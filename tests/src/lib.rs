@@ -6,6 +6,8 @@
 pub mod machine;
 pub mod node;
 pub mod package;
+pub mod python_clients;
+pub mod tcp;
 
 pub use node::{Answer, Node, NodeBuilder};
 pub use package::Package;

@@ -1,5 +1,6 @@
 //! `stratosd`, the StratOS node agent.
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -10,7 +11,12 @@ use tracing_subscriber::EnvFilter;
 fn main() -> ExitCode {
     let options = Options::parse();
     let filter = EnvFilter::try_from_env("STRATOS_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
     match node::run(&options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
