@@ -124,7 +124,9 @@ async fn serve(options: &Options, sandbox: Arc<Sandbox>) -> Result<(), NodeError
         Arc::clone(&layers),
     )?;
     let home = std::env::var_os("HOME").map(PathBuf::from);
-    let host = BuildConfig::of_host(std::env::vars(), home.as_deref());
+    // Variables that are not UTF-8 are none that pip or npm would know.
+    let vars = std::env::vars_os().filter_map(|(n, v)| Some((n.into_string().ok()?, v.into_string().ok()?)));
+    let host = BuildConfig::of_host(vars, home.as_deref());
     let build = BuildConfig {
         pip_config: options.pip_config.clone().or(host.pip_config),
         npmrc: options.npm_config.clone().or(host.npmrc),
