@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use stratos_types::LayerManifest;
 use tempfile::TempDir;
 
-use crate::fixture::Runtime;
+use crate::fixture::{Fixture, Runtime};
 
 /// User and group of the peers' processes: nobody.
 const NOBODY: u32 = 65534;
@@ -25,6 +25,7 @@ const SECCOMP: &str = include_str!("../../distro/seccomp/base.json");
 pub(crate) struct Bundle {
     dir: TempDir,
     runtime: Runtime,
+    fixture: Fixture,
     seccomp: Value,
 }
 
@@ -44,7 +45,7 @@ impl Bundle {
     ///
     /// # Errors
     /// When the layer was not built, or cannot be mounted or copied.
-    pub(crate) fn unpack(runtime: Runtime) -> Result<Self> {
+    pub(crate) fn unpack(runtime: Runtime, fixture: Fixture) -> Result<Self> {
         let layers = stratos_tests::layers_dir();
         let manifest = layers.join(format!("{}.json", runtime.name()));
         let manifest = fs::read(&manifest).with_context(|| {
@@ -64,8 +65,8 @@ impl Bundle {
             let _mounted = Mount(&image);
             run(Command::new("cp").args(["--archive", "--no-target-directory"]).args([&image, &rootfs]))?;
         }
-        let bundle = Self { dir, runtime, seccomp: seccomp(SECCOMP)? };
-        fs::write(bundle.task().join(runtime.server_file()), runtime.server())?;
+        let bundle = Self { dir, runtime, fixture, seccomp: seccomp(SECCOMP)? };
+        fs::write(bundle.task().join(bundle.server_file()), runtime.server(fixture))?;
         Ok(bundle)
     }
 
@@ -77,6 +78,11 @@ impl Bundle {
     /// Which runtime this is.
     pub(crate) fn runtime(&self) -> Runtime {
         self.runtime
+    }
+
+    /// File name of the server.
+    pub(crate) fn server_file(&self) -> &'static str {
+        self.runtime.server_file(self.fixture)
     }
 
     /// The folder with the server's code.
@@ -114,7 +120,7 @@ impl Bundle {
     /// When it cannot be written.
     pub(crate) fn configure(&self, id: &str, port: u16) -> Result<()> {
         let task = self.task();
-        let config = config(self.runtime, id, port, &task, &self.seccomp);
+        let config = config([self.runtime.program(), self.server_file()], id, port, &task, &self.seccomp);
         fs::write(self.dir().join("config.json"), serde_json::to_vec(&config)?)?;
         Ok(())
     }
@@ -128,7 +134,7 @@ pub(crate) fn environment(port: u16) -> Vec<(&'static str, String)> {
     fixed.into_iter().chain([("PYTHONDONTWRITEBYTECODE", "1".into()), ("PORT", port.to_string())]).collect()
 }
 
-fn config(runtime: Runtime, id: &str, port: u16, task: &Path, seccomp: &Value) -> Value {
+fn config(args: [&str; 2], id: &str, port: u16, task: &Path, seccomp: &Value) -> Value {
     let env: Vec<String> =
         environment(port).into_iter().map(|(name, value)| format!("{name}={value}")).collect();
     let namespaces = ["pid", "mount", "ipc", "uts", "cgroup"].map(|name| json!({"type": name}));
@@ -137,7 +143,7 @@ fn config(runtime: Runtime, id: &str, port: u16, task: &Path, seccomp: &Value) -
         "process": {
             "terminal": false,
             "user": {"uid": NOBODY, "gid": NOBODY},
-            "args": [runtime.program(), runtime.server_file()],
+            "args": args,
             "env": env,
             "cwd": "/var/task",
             "noNewPrivileges": true,
@@ -226,8 +232,8 @@ mod tests {
 
     #[test]
     fn a_container_has_what_an_instance_has() {
-        let config = config(Runtime::Node24, "some", 4711, Path::new("/b/task"), &json!({}));
-        assert_eq!(config["process"]["args"], json!(["/usr/bin/node", "server.mjs"]));
+        let config = config(["/usr/bin/node", "server.js"], "some", 4711, Path::new("/b/task"), &json!({}));
+        assert_eq!(config["process"]["args"], json!(["/usr/bin/node", "server.js"]));
         assert_eq!(config["root"]["readonly"], true);
         assert_eq!(config["process"]["capabilities"]["bounding"], json!([]));
         assert_eq!(config["linux"]["cgroupsPath"], "/some");

@@ -11,7 +11,7 @@ use serde::Serialize;
 use tokio::runtime::Runtime as Tokio;
 
 use crate::bundle::Bundle;
-use crate::fixture::{ANSWER, HANDLER, Runtime, SERVER};
+use crate::fixture::{ANSWER, Fixture, HANDLER, Runtime, SERVER};
 use crate::http::request;
 use crate::interrupt::Interrupt;
 use crate::node::Stratos;
@@ -46,6 +46,10 @@ pub(crate) struct Options {
     #[arg(long, value_enum, default_value_t = Runtime::Node24)]
     runtime: Runtime,
 
+    /// Server to start.
+    #[arg(long, value_enum, default_value_t = Fixture::Hello)]
+    fixture: Fixture,
+
     /// Where this runs; stands in the rows.
     #[arg(long = "where", value_enum, default_value_t = Where::Host)]
     place: Where,
@@ -68,9 +72,9 @@ fn parse_rounds(text: &str) -> Result<usize, String> {
 
 /// Something to start.
 enum Subject {
-    /// A request to the node: the fixture's name, the function, the request and its answer.
+    /// A request to the node: whether it is the handler, the function, the request and its answer.
     Stratos {
-        fixture: &'static str,
+        handler: bool,
         function: &'static str,
         request: Vec<u8>,
         answer: String,
@@ -123,10 +127,10 @@ impl Subject {
         }
     }
 
-    fn fixture(&self) -> &'static str {
+    fn fixture(&self, server: Fixture) -> &'static str {
         match self {
-            Self::Stratos { fixture, .. } => fixture,
-            Self::Peer(_) => "hello",
+            Self::Stratos { handler: true, .. } => "handler",
+            _ => server.name(),
         }
     }
 
@@ -190,18 +194,18 @@ fn measure(
     peers: Vec<Peer>,
 ) -> Result<Vec<Measured>> {
     eprintln!("unpacking the {} layer for the peers", options.runtime.name());
-    let bundle = Bundle::unpack(options.runtime)?;
-    node.deploy(tokio, &options.runtime.server_package())?;
+    let bundle = Bundle::unpack(options.runtime, options.fixture)?;
+    node.deploy(tokio, &options.runtime.server_package(options.fixture))?;
     node.deploy(tokio, &options.runtime.handler_package())?;
     let stratos = [
         Subject::Stratos {
-            fixture: "hello",
+            handler: false,
             function: SERVER,
             request: request("GET", &format!("/f/{SERVER}/"), b""),
             answer: ANSWER.into(),
         },
         Subject::Stratos {
-            fixture: "handler",
+            handler: true,
             function: HANDLER,
             request: request("POST", &format!("/v1/functions/{HANDLER}/invoke"), b"{}"),
             answer: format!("\"{ANSWER}\""),
@@ -249,8 +253,7 @@ fn report(options: &Options, measured: &[Measured], json: &mut JsonLines) -> Res
     let mut lines = vec![head.map(str::to_owned).to_vec()];
     for row in &rows {
         json.add(row)?;
-        let name =
-            if row.fixture == "hello" { row.subject.into() } else { format!("stratos ({})", row.fixture) };
+        let name = if row.fixture == "handler" { "stratos (handler)".into() } else { row.subject.to_owned() };
         let mut line = vec![name, row.n.to_string()];
         line.extend([row.p50_ms, row.p95_ms, row.min_ms].map(|ms| format!("{ms:.1}")));
         if let Some(s) = &row.stratos {
@@ -261,9 +264,13 @@ fn report(options: &Options, measured: &[Measured], json: &mut JsonLines) -> Res
         }
         lines.push(line);
     }
-    println!("cold start of {}, request to first response, ms:\n", options.runtime.name());
+    println!(
+        "cold start of {}, request to first response of {}, ms:\n",
+        options.runtime.name(),
+        options.fixture.name()
+    );
     println!("{}", table(&lines));
-    let find = |name| rows.iter().find(|row| row.subject == name && row.fixture == "hello");
+    let find = |name| rows.iter().find(|row| row.subject == name && row.fixture != "handler");
     let (Some(stratos), Some(runc)) = (find("stratos"), find("runc")) else { bail!("a subject is missing") };
     let share = stratos.stratos.as_ref().map_or(f64::NAN, |columns| columns.sandbox_share_p50_ms);
     let ratio = stratos.p50_ms / runc.p50_ms;
@@ -296,7 +303,7 @@ fn row(options: &Options, measured: &Measured) -> Row {
         place: options.place,
         subject: measured.subject.name(),
         runtime: options.runtime.name(),
-        fixture: measured.subject.fixture(),
+        fixture: measured.subject.fixture(options.fixture),
         mode: "fresh",
         n: totals.len(),
         p50_ms: ms(totals.quantile(50)),
@@ -315,6 +322,7 @@ mod tests {
         let options = Options {
             rounds: 1,
             runtime: Runtime::Node24,
+            fixture: Fixture::Hello,
             place: Where::Host,
             json: None,
             install_peers: false,

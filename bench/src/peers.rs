@@ -134,7 +134,7 @@ fn bare(bundle: &Bundle, port: u16) -> Result<Command> {
         .arg("--library-path")
         .arg(libraries)
         .arg(bundle.path(runtime.program()))
-        .arg(runtime.server_file());
+        .arg(bundle.server_file());
     command.current_dir(bundle.task()).env_clear().envs(environment(port));
     if runtime == Runtime::Python313 {
         // It looks for its library beside the program, and the program is the loader here.

@@ -8,7 +8,7 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::bundle::Bundle;
-use crate::fixture::{ANSWER, HANDLER, Runtime, SERVER};
+use crate::fixture::{ANSWER, Fixture, HANDLER, Runtime, SERVER};
 use crate::http::{Connection, request};
 use crate::interrupt::Interrupt;
 use crate::node::{Stratos, check};
@@ -115,9 +115,9 @@ fn measure(
     interrupt: &Interrupt,
     node: &Stratos,
 ) -> Result<(Vec<Subject>, u64)> {
-    let runtime = Runtime::Node24;
-    let bundle = Bundle::unpack(runtime)?;
-    node.deploy(tokio, &runtime.server_package())?;
+    let (runtime, fixture) = (Runtime::Node24, Fixture::Hello);
+    let bundle = Bundle::unpack(runtime, fixture)?;
+    node.deploy(tokio, &runtime.server_package(fixture))?;
     node.deploy(tokio, &runtime.handler_package())?;
     let bare = Peer::Bare;
     let (mut server, port) = bare.serve(&bundle)?;
