@@ -40,7 +40,9 @@ impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::NotFound { .. } => Self::new(ErrorCode::NotFound, error.to_string()),
-            StoreError::Exists { .. } => Self::new(ErrorCode::Conflict, error.to_string()),
+            StoreError::Exists { .. } | StoreError::State { .. } => {
+                Self::new(ErrorCode::Conflict, error.to_string())
+            }
             StoreError::Closed { .. } => Self::new(ErrorCode::Unavailable, "the node is stopping"),
             StoreError::DiskFull { .. } => {
                 ApiError::new(ErrorCode::StorageFailed, "the node's disk is full").caused_by(&error).into()
