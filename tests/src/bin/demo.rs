@@ -90,7 +90,7 @@ fn build_native_example() -> anyhow::Result<Vec<u8>> {
 
 fn program_dir() -> anyhow::Result<std::path::PathBuf> {
     let own = std::env::current_exe()?;
-    Ok(own.parent().map(Path::to_owned).context("an executable is in a folder")?)
+    own.parent().map(Path::to_owned).context("an executable is in a folder")
 }
 
 fn print(rows: &[Row]) {
