@@ -7,10 +7,13 @@ pub mod machine;
 pub mod node;
 pub mod package;
 pub mod python_clients;
+pub mod redact;
+pub mod session;
 pub mod tcp;
 
 pub use node::{Answer, Node, NodeBuilder};
 pub use package::Package;
+pub use session::Session;
 
 use std::path::{Path, PathBuf};
 

@@ -79,14 +79,17 @@ impl Failure {
             true => error.message.clone(),
             false => place + &error.message,
         };
-        let hint = error.hint.clone().or_else(|| match error.code {
+        let hint = match error.code {
+            // The node speaks of a header, which is not what a person types.
             ErrorCode::Unauthorized => {
                 Some("give the node's token with --token, --token-file or STRATOS_TOKEN".into())
             }
-            _ => None,
-        });
+            _ => error.hint.clone(),
+        };
         let mut causes = error.causes.clone();
-        causes.extend(error.detail.as_ref().map(thrown).unwrap_or_default());
+        let thrown = error.detail.as_ref().map(thrown).unwrap_or_default();
+        // Most often the message says already what was thrown.
+        causes.extend(thrown.into_iter().filter(|line| !error.message.ends_with(line.as_str())));
         Self {
             exit: Exit::of(error.code, error.blame),
             causes,
@@ -200,6 +203,13 @@ mod tests {
         assert_eq!(
             failure.to_string(),
             "error: the handler threw an error\n  TypeError: no\n      at f (index.js:1:1)"
+        );
+        let mut error =
+            ApiError::new(ErrorCode::FunctionError, "the function returned an error: KeyError: 'x'");
+        error.detail = Some(serde_json::json!({ "errorType": "KeyError", "errorMessage": "'x'" }));
+        assert_eq!(
+            Failure::answered(Box::new(error)).to_string(),
+            "error: the function returned an error: KeyError: 'x'"
         );
     }
 }

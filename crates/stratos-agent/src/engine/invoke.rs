@@ -61,7 +61,8 @@ impl Engine {
             },
             meta: Meta {
                 id: request.id,
-                version: request.version,
+                // Told once it is known to exist.
+                version: None,
                 instance: None,
                 cold: false,
                 phases: Phases::default(),

@@ -98,11 +98,11 @@ pub(super) async fn rollback(
     let version = match wanted.version {
         Some(version) => record.version(version).ok_or_else(|| {
             Failure::new(ErrorCode::NotFound, format!("function `{}` has no version {version}", key.name))
-                .hint(format!("it has {}", numbers(&record)))
+                .hint(format!("its versions: {}", numbers(&record)))
         })?,
         None => record.versions.iter().rev().find(|v| v.version < record.current).ok_or_else(|| {
             let message = format!("version {} of `{}` is the oldest there is", record.current, key.name);
-            Failure::new(ErrorCode::Conflict, message).hint(format!("it has {}", numbers(&record)))
+            Failure::new(ErrorCode::Conflict, message).hint(format!("its versions: {}", numbers(&record)))
         })?,
     };
     let (store, number, changed) = (api.engine.store().clone(), version.version, key.clone());

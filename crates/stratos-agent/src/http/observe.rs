@@ -91,7 +91,7 @@ pub(super) async fn requeue(
     Function(key): Function,
     Invocation(id): Invocation,
 ) -> Result<(StatusCode, Json<AsyncInvocation>)> {
-    dead_letter(&api, &key, id).await?;
+    dead_letter(&api, &key, id, "queued again").await?;
     let (store, tenant) = (api.engine.store().clone(), api.tenant.clone());
     blocking(move || store.requeue(&tenant, id)).await?;
     api.engine.wake_async();
@@ -109,12 +109,7 @@ pub(super) async fn forget(
     Function(key): Function,
     Invocation(id): Invocation,
 ) -> Result<StatusCode> {
-    let record = dead_letter(&api, &key, id).await?;
-    if record.state != AsyncState::Dead {
-        let message =
-            format!("the invocation is {}; only dead ones can be forgotten", state_name(record.state));
-        return Err(Failure::new(ErrorCode::Conflict, message));
-    }
+    dead_letter(&api, &key, id, "forgotten").await?;
     let (store, tenant) = (api.engine.store().clone(), api.tenant.clone());
     blocking(move || store.forget(&tenant, id)).await?;
     Ok(StatusCode::NO_CONTENT)
@@ -129,14 +124,19 @@ async fn stored(api: &Api, id: InvocationId) -> Result<AsyncRecord> {
     })
 }
 
-async fn dead_letter(api: &Api, key: &FunctionKey, id: InvocationId) -> Result<AsyncRecord> {
+/// Makes sure that an invocation is one of this function that failed for good, and may so be `changed`.
+async fn dead_letter(api: &Api, key: &FunctionKey, id: InvocationId, changed: &str) -> Result<()> {
     let record = stored(api, id).await?;
-    match record.request.key == *key {
-        true => Ok(record),
-        false => {
-            Err(Failure::new(ErrorCode::NotFound, format!("{id} is not an invocation of `{}`", key.name)))
-        }
+    if record.request.key != *key {
+        let message = format!("{id} is not an invocation of `{}`", key.name);
+        return Err(Failure::new(ErrorCode::NotFound, message));
     }
+    if record.state != AsyncState::Dead {
+        let message = format!("invocation {id} is not dead but {}", state_name(record.state));
+        let hint = format!("only invocations that failed for good can be {changed}");
+        return Err(Failure::new(ErrorCode::Conflict, message).hint(hint));
+    }
+    Ok(())
 }
 
 fn state_name(state: AsyncState) -> &'static str {

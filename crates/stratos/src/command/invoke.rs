@@ -49,7 +49,8 @@ pub(crate) async fn run(args: InvokeArgs, node: &Node, output: Output) -> Result
     let response = node.send(call).await?;
     let headers = response.headers().clone();
     let result = answer(response, node, output).await;
-    if !output.json && headers.contains_key(header::INVOCATION) {
+    // Without a version nothing was run: the time that the node took to say so is of no interest.
+    if !output.json && headers.contains_key(header::VERSION) {
         note(&timing(&headers));
     }
     if let Some(id) = args.log.then(|| text(&headers, header::INVOCATION)).flatten() {
@@ -137,11 +138,8 @@ fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
 }
 
-/// `cold`, `warm`, or nothing when it failed: no instance may have been reached then.
+/// `cold`, `warm`, or nothing when no instance was reached.
 fn start(headers: &HeaderMap) -> Option<&'static str> {
-    if headers.contains_key(header::ERROR) {
-        return None;
-    }
     text(headers, header::START).map(|start| if start == "fresh" { "cold" } else { "warm" })
 }
 
