@@ -8,6 +8,7 @@ pub mod node;
 pub mod package;
 pub mod python_clients;
 pub mod redact;
+pub mod schema;
 pub mod session;
 pub mod tcp;
 

@@ -22,6 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Settings of a node to start.
 pub struct NodeBuilder {
     arguments: Vec<OsString>,
+    dir: Option<TempDir>,
 }
 
 /// A running node.
@@ -79,12 +80,20 @@ impl NodeBuilder {
         self
     }
 
+    /// Uses a folder that was prepared; the state goes into `state/` there.
+    #[must_use]
+    pub fn dir(mut self, dir: TempDir) -> Self {
+        self.dir = Some(dir);
+        self
+    }
+
     /// Starts the node and waits until it answers.
     ///
     /// # Panics
     /// When it does not come up; its log is in the message.
     pub async fn start(self) -> Node {
-        let dir = tempfile::Builder::new().prefix("stratos-test-").tempdir().expect("a temporary folder");
+        let new = || tempfile::Builder::new().prefix("stratos-test-").tempdir().expect("a temporary folder");
+        let dir = self.dir.unwrap_or_else(new);
         let socket = dir.path().join("api.sock");
         let client = Client::new(Endpoint::Unix(socket), None).expect("a client without a token");
         let mut node = Node { dir, arguments: self.arguments, child: None, client };
@@ -97,7 +106,7 @@ impl NodeBuilder {
 impl Node {
     /// A node with the settings of tests.
     pub fn builder() -> NodeBuilder {
-        NodeBuilder { arguments: Vec::new() }
+        NodeBuilder { arguments: Vec::new(), dir: None }
     }
 
     /// Starts a node with the settings of tests.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use stratos_sandbox::egress::{IpRange, default_denied};
 use stratos_sandbox::{OpenError, Sandbox, SandboxConfig};
-use stratos_store::Store;
+use stratos_store::{Store, StoreError};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -40,7 +40,7 @@ pub enum NodeError {
     Sandbox(#[from] OpenError),
     /// The state is not usable.
     #[error("the node's state is not usable")]
-    Store(#[from] stratos_store::StoreError),
+    Store(#[from] StoreError),
     /// The engine did not start.
     #[error("cannot start the engine")]
     Engine(#[from] EngineError),
@@ -69,6 +69,12 @@ impl NodeError {
             Self::Sandbox(_) => Some("instances need root"),
             Self::Listen(error) => Some(error.hint()),
             Self::EgressDenied(_) => Some("write networks such as 127.0.0.0/8, separated by commas"),
+            Self::Store(StoreError::InUse { .. }) => {
+                Some("stop that agent first, or give this one its own --state and --run")
+            }
+            Self::Store(StoreError::DiskFull { .. }) => {
+                Some("free some space there, or choose another folder with --state")
+            }
             Self::Store(_) | Self::Engine(_) | Self::Deploy(_) | Self::System(_) => None,
         }
     }

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 use stratos_api::{ApiError, ErrorCode};
+use stratos_store::StoreError;
 use stratos_types::{Entry, FunctionKey, FunctionSpec, MemorySize, Version};
 
 /// How an instance's process ended.
@@ -150,8 +151,18 @@ pub(super) fn unknown_function(key: &FunctionKey, version: Option<Version>) -> A
     }
 }
 
-pub(super) fn storage(error: &stratos_store::StoreError) -> ApiError {
-    ApiError::new(ErrorCode::StorageFailed, "the node's state cannot be read or written").caused_by(error)
+pub(crate) fn storage(error: &StoreError) -> ApiError {
+    match error {
+        StoreError::DiskFull { .. } => disk_full(error),
+        _ => ApiError::new(ErrorCode::StorageFailed, "the node's state cannot be read or written")
+            .caused_by(error),
+    }
+}
+
+pub(crate) fn disk_full(error: &(dyn std::error::Error + 'static)) -> ApiError {
+    ApiError::new(ErrorCode::StorageFailed, "the node's disk is full")
+        .caused_by(error)
+        .hint("free some space on the disk of the node's state, then try again")
 }
 
 pub(super) fn response_too_large(limit: usize) -> ApiError {

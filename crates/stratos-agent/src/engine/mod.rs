@@ -6,7 +6,7 @@
 //! was delivered is never tried again.
 
 mod deployed;
-mod failure;
+pub(crate) mod failure;
 mod instance;
 mod invoke;
 mod log;

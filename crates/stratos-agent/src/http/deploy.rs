@@ -30,6 +30,7 @@ use super::control::version_info;
 use super::errors::{Failure, Result};
 use super::extract::{Function, Params};
 use crate::body;
+use crate::engine::failure;
 
 /// Largest package in bytes, compressed as it comes.
 const MAX_PACKAGE: u64 = 100 << 20;
@@ -225,7 +226,10 @@ async fn spool(dir: &Path, mut body: Body) -> Result<NamedTempFile> {
 }
 
 fn disk(error: &io::Error) -> Failure {
-    ApiError::new(ErrorCode::StorageFailed, "the upload cannot be stored").caused_by(error).into()
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => failure::disk_full(error).into(),
+        _ => ApiError::new(ErrorCode::StorageFailed, "the upload cannot be stored").caused_by(error).into(),
+    }
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use stratos_api::{ApiError, ErrorCode, header as names};
 use stratos_store::StoreError;
 
 use crate::body::{MAX_PAYLOAD, ReadError};
+use crate::engine::failure;
 
 /// Seconds after which a client may try again when a queue was full or the node is stopping.
 pub(super) const RETRY_AFTER_S: &str = "1";
@@ -44,12 +45,7 @@ impl From<StoreError> for Failure {
                 Self::new(ErrorCode::Conflict, error.to_string())
             }
             StoreError::Closed { .. } => Self::new(ErrorCode::Unavailable, "the node is stopping"),
-            StoreError::DiskFull { .. } => {
-                ApiError::new(ErrorCode::StorageFailed, "the node's disk is full").caused_by(&error).into()
-            }
-            _ => ApiError::new(ErrorCode::StorageFailed, "the node's state cannot be read or written")
-                .caused_by(&error)
-                .into(),
+            _ => failure::storage(&error).into(),
         }
     }
 }
