@@ -7,12 +7,14 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use stratos_sys::netns::{NetNs, connect_loopback};
 
 /// Port of the Runtime API on the loopback address of each instance.
 pub(crate) const RUNTIME_PORT: u16 = 9001;
+/// How long after a start the next namespace is made: a start has the processor to itself, unless the pool runs low.
+const START_TIME: Duration = Duration::from_millis(100);
 /// Pause after freeing a namespace.
 const FREE_PAUSE: Duration = Duration::from_millis(5);
 /// Namespaces waiting to be freed beyond which there are no pauses: they hold memory.
@@ -43,7 +45,20 @@ fn runtime_listener() -> io::Result<TcpListener> {
 struct State {
     ready: VecDeque<Ready>,
     retired: VecDeque<Arc<NetNs>>,
+    taken: Option<Instant>,
     closing: bool,
+}
+
+impl State {
+    /// How long the next namespace can wait; `None` when none is to be made.
+    fn next_in(&self, size: usize) -> Option<Duration> {
+        let since = self.taken.map_or(START_TIME, |taken| taken.elapsed());
+        match self.ready.len() {
+            ready if ready >= size => None,
+            ready if ready < size.div_ceil(2) => Some(Duration::ZERO),
+            _ => Some(START_TIME.saturating_sub(since)),
+        }
+    }
 }
 
 #[derive(Default)]
@@ -77,7 +92,11 @@ impl NetworkPool {
 
     /// Takes a namespace from the pool, and the Runtime API's listener in it; makes one when the pool is empty.
     pub(crate) fn take(&self) -> io::Result<(Network, TcpListener)> {
-        let ready = self.shared.lock().ready.pop_front();
+        let ready = {
+            let mut state = self.shared.lock();
+            state.taken = Some(Instant::now());
+            state.ready.pop_front()
+        };
         self.shared.changed.notify_one();
         let Ready { namespace, listener } = match ready {
             Some(ready) => ready,
@@ -110,7 +129,8 @@ impl Drop for NetworkPool {
 fn keep(shared: &Shared, size: usize) {
     let mut state = shared.lock();
     while !state.closing {
-        if state.ready.len() < size {
+        let next_in = state.next_in(size);
+        if next_in == Some(Duration::ZERO) {
             drop(state);
             let made = Ready::make();
             state = shared.lock();
@@ -121,6 +141,8 @@ fn keep(shared: &Shared, size: usize) {
                     state = pause(shared, state, RETRY_PAUSE);
                 }
             }
+        } else if let Some(wait) = next_in {
+            state = pause(shared, state, wait);
         } else if let Some(namespace) = state.retired.pop_front() {
             let backlog = state.retired.len();
             drop(state);
