@@ -41,8 +41,6 @@ fn main() {
             seccomp: Arc::clone(&seccomp),
             egress: None,
             hostname: "function".into(),
-            #[cfg(feature = "weaken")]
-            weaken: stratos_sandbox::Weaken::default(),
         };
         let started = Instant::now();
         let instance = sandbox.start(&plan).expect("an instance");

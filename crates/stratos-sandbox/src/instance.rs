@@ -16,7 +16,6 @@ use crate::error::StartError;
 use crate::launch::{Launch, above_targets, launch};
 use crate::plan::InstancePlan;
 use crate::sandbox::Node;
-#[cfg(not(feature = "weaken"))]
 use crate::weaken::Weaken;
 
 /// A running instance. Its descriptors are fixed: 0 is the null device, 1 and 2 the pipes of its output, 3 the park
@@ -31,11 +30,7 @@ pub struct Instance {
     listener: Option<TcpListener>,
 }
 
-pub(crate) fn start(node: &Arc<Node>, plan: &InstancePlan) -> Result<Instance, StartError> {
-    #[cfg(feature = "weaken")]
-    let weaken = plan.weaken;
-    #[cfg(not(feature = "weaken"))]
-    let weaken = Weaken::default();
+pub(crate) fn start(node: &Arc<Node>, plan: &InstancePlan, weaken: Weaken) -> Result<Instance, StartError> {
     let (stdout, child_stdout) = from_child("the stdout pipe")?;
     let (stderr, child_stderr) = from_child("the stderr pipe")?;
     let (child_park, park) = pipe("the park pipe")?;

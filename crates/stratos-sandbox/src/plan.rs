@@ -10,8 +10,6 @@ use stratos_sys::process::Exit;
 use crate::egress::EgressPolicy;
 use crate::image::Image;
 use crate::seccomp::SeccompFilter;
-#[cfg(feature = "weaken")]
-use crate::weaken::Weaken;
 
 /// How a node runs sandboxes.
 #[derive(Clone, Debug)]
@@ -53,9 +51,6 @@ pub struct InstancePlan {
     pub egress: Option<Arc<EgressPolicy>>,
     /// Host name that it sees, at most 64 bytes.
     pub hostname: String,
-    /// Defences to leave out.
-    #[cfg(feature = "weaken")]
-    pub weaken: Weaken,
 }
 
 /// A folder of the host shown to a job.

@@ -17,6 +17,7 @@ use crate::plan::{InstancePlan, JobOutput, JobPlan, SandboxConfig};
 use crate::reaper::Reaper;
 use crate::sweep;
 use crate::uid::{NodeKey, UidPool};
+use crate::weaken::Weaken;
 use crate::{instance, job};
 
 /// Open files of an instance, at most.
@@ -131,7 +132,16 @@ impl Sandbox {
     /// # Errors
     /// See [`StartError`]; nothing is left of the instance then.
     pub fn start(&self, plan: &InstancePlan) -> Result<Instance, StartError> {
-        instance::start(&self.node, plan)
+        instance::start(&self.node, plan, Weaken::default())
+    }
+
+    /// Starts an instance with some of its defences left out.
+    ///
+    /// # Errors
+    /// As for [`Sandbox::start`].
+    #[cfg(feature = "weaken")]
+    pub fn start_weakened(&self, plan: &InstancePlan, weaken: Weaken) -> Result<Instance, StartError> {
+        instance::start(&self.node, plan, weaken)
     }
 
     /// Runs a job to its end. Blocks for all of that.

@@ -104,10 +104,10 @@ impl<'a> Setup<'a> {
             source: c"proc",
             target: c"proc",
             kind: c"proc",
-            flags: MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC,
+            flags: MS_NOSUID | MS_NODEV | MS_NOEXEC | if self.weaken.read_only { 0 } else { MS_RDONLY },
             data: c"",
         });
-        for mask in &filesystem.masks {
+        for mask in filesystem.masks.iter().filter(|_| !self.weaken.proc_masks) {
             let source = if mask.directory { &filesystem.empty } else { &filesystem.null };
             ops.push(Op::Bind { source, target: mask.path, recursive: false });
         }
@@ -116,7 +116,7 @@ impl<'a> Setup<'a> {
             source: c"tmpfs",
             target: c"tmp",
             kind: c"tmpfs",
-            flags: MS_NOSUID | MS_NODEV,
+            flags: if self.weaken.mount_flags { 0 } else { MS_NOSUID | MS_NODEV },
             data: self.tmp_options,
         });
         self.function(ops);
@@ -165,6 +165,9 @@ impl<'a> Setup<'a> {
             });
         } else {
             ops.push(Op::Bind { source: function, target: c"var/task", recursive: false });
+            if self.weaken.mount_flags {
+                ops.push(Op::Reflag { target: c"var/task", flags: MS_RDONLY });
+            }
         }
     }
 
@@ -200,7 +203,9 @@ impl<'a> Setup<'a> {
             ops.push(Op::Dup { from: *from, to });
             to += 1;
         }
-        ops.push(Op::CloseFrom(to));
+        if !self.weaken.descriptors {
+            ops.push(Op::CloseFrom(to));
+        }
     }
 
     fn limits(&self, ops: &mut Vec<Op<'a>>) {

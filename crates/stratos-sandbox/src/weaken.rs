@@ -2,7 +2,7 @@
 //!
 //! An escape test is worth something only when the probe is first seen to succeed with the one defence missing that
 //! it is meant to meet. The type is public only under the feature `weaken`, which no release build of the agent has;
-//! without it every start uses [`Weaken::default`], which weakens nothing.
+//! it is used by `Sandbox::start_weakened` alone; every other start uses [`Weaken::default`], which weakens nothing.
 
 /// Defences to leave out, one field each; `true` leaves it out.
 #[cfg_attr(not(feature = "weaken"), expect(unreachable_pub, reason = "public under the feature only"))]
@@ -20,8 +20,15 @@ pub struct Weaken {
     pub capabilities: bool,
     /// The process stays in the agent's network namespace, with the Runtime API listener there.
     pub network_namespace: bool,
-    /// The function's folder can be written to: an overlay on memory, allowed by Landlock too.
+    /// The function's folder can be written to: an overlay on memory, allowed by Landlock too. So can /proc, as far
+    /// as the process's user and Landlock let it.
     pub read_only: bool,
+    /// Set-user-ID files and device nodes count in the function's folder and in /tmp.
+    pub mount_flags: bool,
+    /// The entries of /proc that control the host are not covered.
+    pub proc_masks: bool,
+    /// Descriptors that the agent left open over exec stay open.
+    pub descriptors: bool,
     /// No limit on the number of processes.
     pub nproc: bool,
     /// Executing a set-user-ID program may grant privileges.

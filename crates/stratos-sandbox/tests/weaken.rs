@@ -26,9 +26,11 @@ fn each_defence_can_be_left_out_alone() {
     ];
     for (index, (name, weaken, told, field, expected)) in cases.into_iter().enumerate() {
         let mut plan = rig.plan(&format!("weak-{index}"), told);
-        weaken(&mut plan.weaken);
         plan.pids_max = 4;
-        let mut instance = rig.sandbox.start(&plan).unwrap_or_else(|error| panic!("{name}: {error:?}"));
+        let mut weakened = Weaken::default();
+        weaken(&mut weakened);
+        let mut instance =
+            rig.sandbox.start_weakened(&plan, weakened).unwrap_or_else(|error| panic!("{name}: {error:?}"));
         let (output, _) = run(&mut instance);
         match expected.split_at(1) {
             ("!", not) => assert_ne!(line(&output, field), not, "{name}"),
@@ -41,9 +43,9 @@ fn each_defence_can_be_left_out_alone() {
 #[test]
 fn an_end_that_kills_nothing_leaves_the_process() {
     let Some(rig) = rig("an_end_that_kills_nothing_leaves_the_process") else { return };
-    let mut plan = rig.plan("undead", "sleep");
-    plan.weaken.end_kill = true;
-    let instance = rig.sandbox.start(&plan).unwrap();
+    let plan = rig.plan("undead", "sleep");
+    let weaken = Weaken { end_kill: true, ..Weaken::default() };
+    let instance = rig.sandbox.start_weakened(&plan, weaken).unwrap();
     let pid = rustix::process::Pid::from_raw(instance.pid()).unwrap();
     drop(instance);
     let left = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).unwrap();

@@ -122,8 +122,6 @@ impl Rig {
             seccomp: Arc::new(SeccompFilter::for_runtime("native").unwrap()),
             egress: None,
             hostname: "function".into(),
-            #[cfg(feature = "weaken")]
-            weaken: stratos_sandbox::Weaken::default(),
         }
     }
 }
