@@ -27,11 +27,24 @@ const TEST: &[Step] = &[
     // development profile, whose dependencies are optimised.
     Step { name: "build", run: || run(cargo(&["build", "--workspace", "--all-targets", "--locked"])) },
     Step { name: "layers", run: layers },
-    Step { name: "test", run: test },
+    Step { name: "test", run: || test(&["--workspace"]) },
+    // By themselves, so that no program that another test starts is built with the ability to leave defences out.
+    Step { name: "escape", run: || WEAKENED.iter().try_for_each(|arguments| test(arguments)) },
+];
+
+/// Tests of sandboxes with single defences left out.
+const WEAKENED: &[&[&str]] = &[
+    &["-p", "stratos-sandbox", "--features", "weaken", "--test", "weaken"],
+    &["-p", "stratos-tests", "--features", "weaken", "--test", "escape"],
 ];
 
 fn clippy() -> Result<()> {
-    run(cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]))
+    run(cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]))?;
+    WEAKENED.iter().try_for_each(|arguments| {
+        let mut command = cargo(&["clippy", "--locked"]);
+        command.args(*arguments).args(["--", "-D", "warnings"]);
+        run(command)
+    })
 }
 
 fn layers() -> Result<()> {
@@ -41,7 +54,7 @@ fn layers() -> Result<()> {
 }
 
 /// Tests need mounts, namespaces and cgroups, so they run as root; what is built stays the user's own.
-fn test() -> Result<()> {
+fn test(arguments: &[&str]) -> Result<()> {
     let mut command = cargo(&[]);
     match Root::find()? {
         Root::Already => {}
@@ -55,7 +68,7 @@ fn test() -> Result<()> {
             eprintln!("warning: neither root nor sudo; tests that need root are skipped, each by name");
         }
     }
-    command.args(["test", "--workspace", "--locked", "--no-fail-fast"]);
+    command.args(["test", "--locked", "--no-fail-fast"]).args(arguments);
     run(command)
 }
 

@@ -70,7 +70,7 @@ pub struct Options {
     #[arg(long, value_name = "N", default_value_t = 1000)]
     pub queue: usize,
 
-    /// Networks that no egress rule opens [default: loopback, link-local and other addresses of this machine].
+    /// Networks that no egress rule opens [default: loopback, link-local, multicast and reserved addresses].
     #[arg(long, value_name = "CIDR,..", value_delimiter = ',')]
     pub egress_denied: Option<Vec<String>>,
 
