@@ -174,6 +174,16 @@ impl Apt {
         Ok(offers)
     }
 
+    /// The package that a metapackage depends on first.
+    pub(crate) fn first_dependency(&self, name: &str) -> Result<String, AptError> {
+        let mut command = self.command("apt-cache");
+        let text = self.run(command.args(["show", "--no-all-versions", name]), "look a package up")?;
+        let depends = text.lines().find_map(|line| line.strip_prefix("Depends: "));
+        let first = depends.and_then(|list| list.split([' ', ',']).next()).filter(|first| !first.is_empty());
+        let missing = || AptError::Entry { name: name.to_owned(), field: "Depends" };
+        first.map(str::to_owned).ok_or_else(missing)
+    }
+
     /// Fetches packages into the cache's downloads. The digests of what came are the caller's to compare.
     pub(crate) fn download(
         &self,

@@ -194,8 +194,14 @@ impl<'a> Builder<'a> {
     pub(crate) fn tool_tree(&mut self, name: &str) -> Result<PathBuf, BuildError> {
         let mut spec = LayerSpec::load(&self.options.repo_root, name)?;
         spec.wheel.clear();
-        let recorded = self.recorded(&spec)?;
-        let sources = self.fetch(&spec, recorded)?;
+        self.unpacked(&spec)
+    }
+
+    /// The unpacked Debian packages of a description.
+    pub(crate) fn unpacked(&mut self, spec: &LayerSpec) -> Result<PathBuf, BuildError> {
+        let name = &spec.name;
+        let recorded = self.recorded(spec)?;
+        let sources = self.fetch(spec, recorded)?;
         let described = serde_json::to_vec(&(IMAGE_FORMAT, &spec.deb, &spec.exclude, &sources.deb));
         let digest = Digest::of(&described.expect("descriptions are plain data"));
         let place = self.cache.trees().join(format!("{name}-{}", &digest.hex()[..16]));
@@ -206,7 +212,7 @@ impl<'a> Builder<'a> {
         let root = temp.path().join("tree");
         let mut tree =
             Tree::new(root.clone()).map_err(|source| BuildError::Tree { layer: name.to_owned(), source })?;
-        assemble::debs(&self.cache, &mut tree, &spec, &sources)?;
+        assemble::debs(&self.cache, &mut tree, spec, &sources)?;
         std::fs::rename(&root, &place).map_err(at("rename", &root))?;
         Ok(place)
     }

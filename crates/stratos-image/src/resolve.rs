@@ -32,7 +32,7 @@ pub struct LockChange {
     pub to: Option<String>,
 }
 
-/// Locks the newest version of every package of every layer, and gives what changed.
+/// Locks the newest version of every package of every layer and of the tests' kernel, and gives what changed.
 ///
 /// # Errors
 /// A wrong description, an archive that cannot be used, a lock that cannot be written.
@@ -41,7 +41,9 @@ pub fn relock(options: &build::BuildOptions<'_>) -> Result<Vec<LockChange>, Buil
     let specs = LayerSpec::load_all(&options.repo_root)?;
     let old = builder.lock.clone();
     options.progress.step("all layers", Step::Resolve);
-    let names: std::collections::BTreeSet<&str> = specs.iter().flat_map(LayerSpec::deb_names).collect();
+    let mut names: std::collections::BTreeSet<&str> = specs.iter().flat_map(LayerSpec::deb_names).collect();
+    let kernel = builder.newest_kernel()?;
+    names.insert(&kernel);
     let offers = builder.apt()?.offers(names.iter().copied())?;
     let mut sources = Sources::default();
     for name in names {
