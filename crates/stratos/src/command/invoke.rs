@@ -23,6 +23,8 @@ use crate::output::{Output, note};
 
 /// How long `--log` waits for the invocation's last line. Lines cross a pipe, the answer does not wait for them.
 const LOG_LIMIT: Duration = Duration::from_secs(2);
+/// Silence after the node's closing line: the function's own lines cross a pipe, and may come after it.
+const LOG_SILENCE: Duration = Duration::from_millis(100);
 /// How many lines back `--log` looks: those of other requests may lie between.
 const LOG_TAIL: u32 = 1000;
 
@@ -200,19 +202,26 @@ fn document(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Value {
     })
 }
 
-/// Prints an invocation's log lines to stderr, up to the node's own line that closes it.
+/// Prints an invocation's log lines to stderr, up to the node's own line that closes it and what comes right after.
 async fn print_log(name: &FunctionName, id: &str, node: &Node) -> Result<()> {
     let print = async {
         let mut lines = logs::open(name, LOG_TAIL, true, node).await?;
-        while let Some(line) = lines.next::<LogLine>().await? {
+        let mut closed = false;
+        loop {
+            let next = lines.next::<LogLine>();
+            let line = match closed {
+                false => next.await?,
+                true => match tokio::time::timeout(LOG_SILENCE, next).await {
+                    Ok(line) => line?,
+                    Err(_) => return Ok(()),
+                },
+            };
+            let Some(line) = line else { return Ok(()) };
             if line.invocation.as_deref() == Some(id) {
                 note(&logs::render(&line));
-                if line.stream == "platform" {
-                    break;
-                }
+                closed |= line.stream == "platform";
             }
         }
-        Ok(())
     };
     // A last line that never comes was lost to the log's limit on size.
     tokio::time::timeout(LOG_LIMIT, print).await.unwrap_or(Ok(()))
