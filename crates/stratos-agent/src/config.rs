@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
+use stratos_sandbox::egress::Denied;
 use stratos_types::{MemorySize, Timeout};
 
 /// Share of the machine's memory that instances may be promised, in percent.
@@ -70,9 +71,10 @@ pub struct Options {
     #[arg(long, value_name = "N", default_value_t = 1000)]
     pub queue: usize,
 
-    /// Networks that no egress rule opens [default: loopback, link-local, multicast and reserved addresses].
-    #[arg(long, value_name = "CIDR,..", value_delimiter = ',')]
-    pub egress_denied: Option<Vec<String>>,
+    /// Networks that no egress rule opens, `own` for this machine's addresses [default: own, loopback, link-local,
+    /// multicast and reserved addresses].
+    #[arg(long, value_name = "CIDR,..")]
+    pub egress_denied: Option<Denied>,
 
     /// Settings of pip for dependency builds [default: what pip run here would use].
     #[arg(long, value_name = "FILE")]

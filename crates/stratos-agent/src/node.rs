@@ -7,7 +7,6 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use stratos_sandbox::egress::{IpRange, default_denied};
 use stratos_sandbox::{OpenError, Sandbox, SandboxConfig};
 use stratos_store::{Store, StoreError};
 use tokio::signal::unix::{SignalKind, signal};
@@ -50,9 +49,6 @@ pub enum NodeError {
     /// The node cannot listen.
     #[error("the node cannot listen")]
     Listen(#[from] ListenError),
-    /// A network on the command line is none.
-    #[error("--egress-denied: {0}")]
-    EgressDenied(#[source] stratos_sandbox::egress::IpRangeError),
     /// The system gave less than a node needs.
     #[error("the node cannot run")]
     System(#[from] io::Error),
@@ -68,7 +64,6 @@ impl NodeError {
             }
             Self::Sandbox(_) => Some("instances need root"),
             Self::Listen(error) => Some(error.hint()),
-            Self::EgressDenied(_) => Some("write networks such as 127.0.0.0/8, separated by commas"),
             Self::Store(StoreError::InUse { .. }) => {
                 Some("stop that agent first, or give this one its own --state and --run")
             }
@@ -109,13 +104,7 @@ async fn serve(options: &Options, sandbox: Arc<Sandbox>) -> Result<(), NodeError
     let store = Store::open(&options.state)?;
     store.blobs().collect_garbage()?;
     let layers = Arc::new(Layers::new(options.layers(), Arc::clone(&sandbox)));
-    let egress_denied = match &options.egress_denied {
-        None => default_denied(),
-        Some(ranges) => {
-            let parsed = ranges.iter().filter(|r| !r.is_empty()).map(|r| r.parse::<IpRange>());
-            parsed.collect::<Result<_, _>>().map_err(NodeError::EgressDenied)?
-        }
-    };
+    let egress_denied = options.egress_denied.clone().unwrap_or_default();
     let engine = Engine::start(
         EngineConfig {
             log_dir: options.state.join("logs"),
@@ -123,7 +112,7 @@ async fn serve(options: &Options, sandbox: Arc<Sandbox>) -> Result<(), NodeError
             queue_limit: options.queue,
             memory_budget: options.memory_budget()?,
             parallel_starts: std::thread::available_parallelism()?.get(),
-            egress_denied,
+            egress_denied: egress_denied.clone(),
         },
         store.clone(),
         Arc::clone(&sandbox),
@@ -139,6 +128,7 @@ async fn serve(options: &Options, sandbox: Arc<Sandbox>) -> Result<(), NodeError
         ca_bundle: options.ca_bundle.clone().or(host.ca_bundle),
         timeout: options.build_timeout.duration(),
         memory_bytes: BUILD_MEMORY,
+        egress_denied,
         ..host
     };
     let deployer = Arc::new(Deployer::new(store, sandbox, layers, build)?);

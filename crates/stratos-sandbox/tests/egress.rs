@@ -10,9 +10,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use stratos_sandbox::egress::{
-    EgressGateway, EgressPolicy, EgressStats, IpRange, MAX_CONNECTIONS, default_denied,
-};
+use stratos_sandbox::egress::{Denied, EgressGateway, EgressPolicy, EgressStats, MAX_CONNECTIONS};
 use stratos_sys::netlink::Netlink;
 use stratos_sys::netns::NetNs;
 use stratos_types::egress::{EgressRule, EgressTarget};
@@ -61,7 +59,7 @@ impl Host {
             .unwrap()
     }
 
-    fn instance(&self, rules: &[&str], denied: Vec<IpRange>) -> Instance {
+    fn instance(&self, rules: &[&str], denied: Denied) -> Instance {
         let ports = |rule: &str| {
             rule.replace("OTHER", &self.other_port.to_string()).replace("PORT", &self.port.to_string())
         };
@@ -163,7 +161,7 @@ fn a_host_rule_opens_that_host_and_port_only() {
         return;
     }
     let host = Host::new();
-    let instance = host.instance(&["localhost:PORT", "10.77.0.0/16:OTHER"], Vec::new());
+    let instance = host.instance(&["localhost:PORT", "10.77.0.0/16:OTHER"], denied(""));
 
     let (code, address) = instance.lookup("LocalHost", 1);
     let address = address.expect("an address");
@@ -188,13 +186,20 @@ fn a_host_rule_opens_that_host_and_port_only() {
     assert_eq!(instance.stats().connections, 1);
 }
 
+/// The usual list but for the node's own addresses: the far side of these tests is one.
+const DENIED: &str = "127.0.0.0/8,169.254.0.0/16,::1";
+
+fn denied(list: &str) -> Denied {
+    list.parse().unwrap()
+}
+
 #[test]
 fn a_network_rule_opens_that_network_and_port_only() {
     if !privileged("a_network_rule_opens_that_network_and_port_only") {
         return;
     }
     let host = Host::new();
-    let instance = host.instance(&["10.77.0.0/16:PORT"], default_denied());
+    let instance = host.instance(&["10.77.0.0/16:PORT"], denied(DENIED));
     let answer = instance.ask(INSIDE, host.port).unwrap();
     assert_eq!(answer, format!("{INSIDE}:{} got ping", host.port));
     fails(instance.ask(INSIDE, host.other_port), &[ErrorKind::ConnectionRefused]);
@@ -214,7 +219,7 @@ fn every_address_can_be_opened() {
         return;
     }
     let host = Host::new();
-    let instance = host.instance(&["0.0.0.0/0:PORT", "localhost:PORT"], default_denied());
+    let instance = host.instance(&["0.0.0.0/0:PORT", "localhost:PORT"], denied(DENIED));
     for address in [INSIDE, OUTSIDE] {
         assert_eq!(instance.ask(address, host.port).unwrap(), format!("{address}:{} got ping", host.port));
     }
@@ -228,14 +233,18 @@ fn denied_ranges_are_refused_after_resolution() {
         return;
     }
     let host = Host::new();
-    let mut denied = default_denied();
-    denied.push("10.77.0.0/24".parse().unwrap());
-    let instance = host.instance(&["localhost:PORT", "10.77.0.0/16:PORT"], denied);
+    let list = denied(&format!("{DENIED},10.77.0.0/24"));
+    let instance = host.instance(&["localhost:PORT", "10.77.0.0/16:PORT"], list);
     let (_, address) = instance.lookup("localhost", 1);
     fails(instance.ask(address.unwrap(), host.port), RESET);
     assert_eq!(instance.stats().refused, 1);
     fails(instance.ask(INSIDE, host.port), RESET);
     assert_eq!((instance.stats().refused, instance.stats().connections), (2, 0));
+
+    // The usual list holds the node's own addresses, whatever they are, and these tests' far side is one of them.
+    let instance = host.instance(&["0.0.0.0/0:PORT"], Denied::default());
+    fails(instance.ask(OUTSIDE, host.port), RESET);
+    assert_eq!((instance.stats().refused, instance.stats().connections), (1, 0));
 }
 
 #[test]
@@ -244,7 +253,7 @@ fn a_build_may_reach_any_name_but_no_bare_address() {
         return;
     }
     let host = Host::new();
-    let instance = host.instance(&["*:PORT"], Vec::new());
+    let instance = host.instance(&["*:PORT"], denied(""));
     let (_, first) = instance.lookup("no-such-name.invalid", 1);
     let (_, second) = instance.lookup("localhost", 1);
     assert_ne!(first.unwrap(), second.unwrap());
@@ -260,8 +269,8 @@ fn two_instances_do_not_see_each_other() {
         return;
     }
     let host = Host::new();
-    let open = host.instance(&["localhost:PORT"], Vec::new());
-    let other = host.instance(&["localhost:OTHER"], Vec::new());
+    let open = host.instance(&["localhost:PORT"], denied(""));
+    let other = host.instance(&["localhost:OTHER"], denied(""));
     let address = open.lookup("localhost", 1).1.unwrap();
     assert!(open.ask(address, host.port).is_ok());
     fails(other.ask(address, host.port), &[ErrorKind::ConnectionRefused]);
@@ -273,7 +282,7 @@ fn connections_end_with_the_gateway() {
         return;
     }
     let host = Host::new();
-    let instance = host.instance(&["10.77.0.0/16:PORT"], Vec::new());
+    let instance = host.instance(&["10.77.0.0/16:PORT"], denied(""));
     let mut stream = instance.connect(INSIDE, host.port).unwrap();
     stream.write_all(b"ping").unwrap();
     // A second connection that has answered shows that the first one is being served, too.
@@ -300,7 +309,7 @@ fn many_connections_at_once_all_answer() {
         return;
     }
     let host = Host::new();
-    let instance = host.instance(&["10.77.0.0/16:PORT"], Vec::new());
+    let instance = host.instance(&["10.77.0.0/16:PORT"], denied(""));
     thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| {
@@ -321,7 +330,7 @@ fn connections_over_the_limit_are_reset() {
     // Each connection takes four descriptors of this process, which is everyone in this test.
     raise_descriptor_limit();
     let host = Host::new();
-    let instance = host.instance(&["10.77.0.0/16:PORT"], Vec::new());
+    let instance = host.instance(&["10.77.0.0/16:PORT"], denied(""));
     let mut held: Vec<TcpStream> =
         (0..MAX_CONNECTIONS).map(|_| instance.connect(INSIDE, host.port).unwrap()).collect();
     fails(instance.ask(INSIDE, host.port), RESET);

@@ -10,7 +10,7 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use stratos_api::DeployEvent;
-use stratos_sandbox::egress::IpRange;
+use stratos_sandbox::egress::Denied;
 use stratos_sandbox::seccomp::SeccompFilter;
 use stratos_sandbox::{EgressPolicy, Image, JobError, JobOutput, Sandbox};
 use stratos_sandbox::{Exit, JobPlan};
@@ -45,7 +45,7 @@ pub struct BuildConfig {
     /// Memory of one job in bytes.
     pub memory_bytes: u64,
     /// Addresses that no job may connect to.
-    pub egress_denied: Vec<IpRange>,
+    pub egress_denied: Denied,
 }
 
 impl BuildConfig {
@@ -58,7 +58,7 @@ impl BuildConfig {
             extra_env: Vec::new(),
             timeout: Duration::from_secs(15 * 60),
             memory_bytes: 1 << 30,
-            egress_denied: stratos_sandbox::egress::default_denied(),
+            egress_denied: Denied::default(),
         }
     }
 

@@ -12,6 +12,7 @@
 //!
 //! TCP over IPv4 towards the instance; the far side may be IPv6.
 
+mod denied;
 mod dial;
 pub mod dns;
 mod gateway;
@@ -21,9 +22,10 @@ mod policy;
 mod range;
 mod relay;
 
+pub use denied::Denied;
 pub use gateway::{EgressGateway, EgressStats};
 pub use policy::EgressPolicy;
-pub use range::{IpRange, IpRangeError, default_denied};
+pub use range::{IpRange, IpRangeError};
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};

@@ -5,24 +5,24 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use stratos_types::egress::{EgressRule, EgressTarget};
 
-use super::{EgressError, IpRange, MAX_NAMES, MAX_PORTS, RESERVED};
+use super::{Denied, EgressError, IpRange, MAX_NAMES, MAX_PORTS, RESERVED};
 
 /// The egress rules of a function, shared by its instances' gateways.
 #[derive(Debug)]
 pub struct EgressPolicy {
     rules: Vec<EgressRule>,
-    denied: Vec<IpRange>,
+    denied: Denied,
     ports: BTreeSet<u16>,
 }
 
 impl EgressPolicy {
     /// Checks `rules`. Addresses in `denied` are refused whatever the rules say
-    /// ([`default_denied`](super::default_denied) is the usual list). Rules for any host are for dependency builds
+    /// (`Denied::default()` is the usual list). Rules for any host are for dependency builds
     /// only; that they do not come from a function's own configuration is the caller's part.
     ///
     /// # Errors
     /// Too many ports, or a network within those of the gateway itself.
-    pub fn new(rules: Vec<EgressRule>, denied: Vec<IpRange>) -> Result<Self, EgressError> {
+    pub fn new(rules: Vec<EgressRule>, denied: impl Into<Denied>) -> Result<Self, EgressError> {
         let ports: BTreeSet<u16> = rules.iter().flat_map(|rule| rule.ports.clone()).collect();
         if ports.len() > MAX_PORTS {
             return Err(EgressError::TooManyPorts { ports: ports.len() });
@@ -36,7 +36,7 @@ impl EgressPolicy {
                 return Err(EgressError::Reserved { network: addr, prefix });
             }
         }
-        let policy = Self { rules, denied, ports };
+        let policy = Self { rules, denied: denied.into(), ports };
         match policy.hosts().len() {
             hosts if hosts > MAX_NAMES => Err(EgressError::TooManyHosts { hosts }),
             _ => Ok(policy),
@@ -101,17 +101,16 @@ impl EgressPolicy {
 
     /// True when nothing may connect to `address`, whatever the rules say.
     pub(super) fn denies(&self, address: IpAddr) -> bool {
-        self.denied.iter().any(|range| range.contains(address))
+        self.denied.contains(address)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::egress::default_denied;
 
     fn policy(rules: &[&str]) -> Result<EgressPolicy, EgressError> {
-        EgressPolicy::new(rules.iter().map(|r| r.parse().unwrap()).collect(), default_denied())
+        EgressPolicy::new(rules.iter().map(|r| r.parse().unwrap()).collect(), Denied::default())
     }
 
     #[test]

@@ -41,7 +41,7 @@ impl IpRange {
         Self { address: IpAddr::V4(address), prefix }
     }
 
-    const fn v6(address: Ipv6Addr, prefix: u8) -> Self {
+    pub(super) const fn v6(address: Ipv6Addr, prefix: u8) -> Self {
         Self { address: IpAddr::V6(address), prefix }
     }
 }
@@ -73,23 +73,6 @@ impl fmt::Display for IpRange {
     }
 }
 
-/// What is refused unless the node is configured otherwise: addresses that lead back into the node (loopback,
-/// unspecified), to its link (link-local: also the metadata services of clouds), or to no single machine
-/// (multicast, broadcast, reserved).
-pub fn default_denied() -> Vec<IpRange> {
-    vec![
-        IpRange::v4(Ipv4Addr::new(0, 0, 0, 0), 8),
-        IpRange::v4(Ipv4Addr::new(127, 0, 0, 0), 8),
-        IpRange::v4(Ipv4Addr::new(169, 254, 0, 0), 16),
-        IpRange::v4(Ipv4Addr::new(224, 0, 0, 0), 4),
-        IpRange::v4(Ipv4Addr::new(240, 0, 0, 0), 4),
-        IpRange::v6(Ipv6Addr::UNSPECIFIED, 128),
-        IpRange::v6(Ipv6Addr::LOCALHOST, 128),
-        IpRange::v6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10),
-        IpRange::v6(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8),
-    ]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -115,21 +98,6 @@ mod tests {
     fn what_is_no_range_is_refused() {
         for text in ["", "10.0.0.0/33", "10.0.0", "::/129", "10.0.0.0/", "a/8", "10.0.0.0/-1"] {
             assert!(text.parse::<IpRange>().is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn the_node_is_denied() {
-        let denied = |address: &str| {
-            let address = address.parse().unwrap();
-            default_denied().iter().any(|range| range.contains(address))
-        };
-        for address in ["127.0.0.1", "0.0.0.0", "169.254.169.254", "255.255.255.255", "::1", "::", "fe80::1"]
-        {
-            assert!(denied(address), "{address}");
-        }
-        for address in ["1.1.1.1", "10.0.0.1", "2001:db8::1", "223.255.255.255"] {
-            assert!(!denied(address), "{address}");
         }
     }
 }
