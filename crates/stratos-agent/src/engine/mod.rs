@@ -49,7 +49,7 @@ pub struct EngineConfig {
     /// Instances that may be starting at the same time.
     pub parallel_starts: usize,
     /// Networks that no egress rule opens, such as loopback and the metadata addresses.
-    pub egress_denied: Vec<stratos_sandbox::egress::IpRange>,
+    pub egress_denied: stratos_sandbox::egress::Denied,
 }
 
 /// How requests reach a function.
