@@ -143,7 +143,7 @@ async fn a_full_disk_is_told_and_survived() {
     }
     let dir = tempfile::Builder::new().prefix("stratos-test-").tempdir().expect("a temporary folder");
     let disk = SmallDisk::mount(dir.path().join("state"));
-    let node = Node::builder().dir(dir).start().await;
+    let mut node = Node::builder().dir(dir).start().await;
     node.deploy(&Package::node("later", ECHO)).await;
     assert_eq!(node.invoke_ok("later", "1").await, 1);
     let full = |answer: &Answer, what: &str| {
@@ -174,6 +174,7 @@ async fn a_full_disk_is_told_and_survived() {
     assert_eq!(node.invoke_ok("large", "3").await, 3);
     let id = start_async(&node, "4").await;
     assert_eq!(states(&node, &id).await.pop().expect("a state")["state"], "succeeded");
-    drop(node);
+    // The disk goes before the folder that it is mounted in.
+    node.stop();
     drop(disk);
 }

@@ -195,14 +195,22 @@ pub(super) fn line(value: &impl serde::Serialize) -> Vec<u8> {
     line
 }
 
-/// Writes an upload to a file, which is gone when the result is dropped.
+/// Writes an upload to a file, which is gone when the result is dropped. What is left of a refused one is read, for
+/// most clients look for an answer only when they have sent everything.
 async fn spool(dir: &Path, mut body: Body) -> Result<NamedTempFile> {
+    let spooled = write_all(dir, &mut body).await;
+    if spooled.is_err() {
+        body::discard(body);
+    }
+    spooled
+}
+
+async fn write_all(dir: &Path, body: &mut Body) -> Result<NamedTempFile> {
     let too_large = || {
         Failure::new(ErrorCode::PayloadTooLarge, format!("the package is over {} MiB", MAX_PACKAGE >> 20))
             .hint("leave out what the function does not need: a .stratosignore file names it")
     };
-    if http_body::Body::size_hint(&body).lower() > MAX_PACKAGE {
-        body::discard(body);
+    if http_body::Body::size_hint(body).lower() > MAX_PACKAGE {
         return Err(too_large());
     }
     let archive = NamedTempFile::new_in(dir).map_err(|e| disk(&e))?;
@@ -216,7 +224,6 @@ async fn spool(dir: &Path, mut body: Body) -> Result<NamedTempFile> {
         let Ok(bytes) = piece.into_data() else { continue };
         size += bytes.len() as u64;
         if size > MAX_PACKAGE {
-            body::discard(body);
             return Err(too_large());
         }
         file.write_all(&bytes).await.map_err(|e| disk(&e))?;
