@@ -46,12 +46,17 @@ impl FromStr for Endpoint {
     fn from_str(text: &str) -> Result<Self, EndpointError> {
         let authority = |rest: &str, port: u16| {
             let rest = rest.trim_end_matches('/');
-            let valid = rest.parse::<http::uri::Authority>().is_ok_and(|a| !a.host().is_empty());
             let with_port = if rest.rsplit(']').next().is_some_and(|r| r.contains(':')) {
                 rest.to_owned()
             } else {
                 format!("{rest}:{port}")
             };
+            // Neither an empty port nor one out of range counts, and a node knows no users.
+            let valid = with_port.parse::<http::uri::Authority>().is_ok_and(|a| {
+                !a.host().is_empty()
+                    && a.port_u16().is_some_and(|port| port != 0)
+                    && !a.as_str().contains('@')
+            });
             valid.then_some(with_port).ok_or_else(|| EndpointError(text.into()))
         };
         if let Some(path) = text.strip_prefix("unix://").or_else(|| text.starts_with('/').then_some(text)) {
@@ -329,7 +334,18 @@ mod tests {
         ] {
             assert_eq!(text.parse::<Endpoint>().unwrap().to_string(), means);
         }
-        for wrong in ["", "localhost:80", "unix://relative", "ftp://a", "http://", "http://a b"] {
+        for wrong in [
+            "",
+            "localhost:80",
+            "unix://relative",
+            "ftp://a",
+            "http://",
+            "http://a b",
+            "http://a:",
+            "http://a:0",
+            "http://a:65536",
+            "http://user@a",
+        ] {
             assert!(wrong.parse::<Endpoint>().is_err(), "{wrong}");
         }
     }

@@ -77,7 +77,8 @@ impl FromStr for EgressRule {
 
 fn parse_ports(text: &str) -> Result<RangeInclusive<u16>, EgressError> {
     let error = || EgressError::Port(text.into());
-    let port = |s: &str| s.parse::<u16>().ok().filter(|p| *p != 0).ok_or_else(error);
+    // The standard library would take a `+` before a number, too.
+    let port = |s: &str| s.parse::<u16>().ok().filter(|p| *p != 0 && !s.starts_with('+')).ok_or_else(error);
     let (first, last) = match text.split_once('-') {
         Some((a, b)) => (port(a)?, port(b)?),
         None => (port(text)?, port(text)?),
@@ -88,9 +89,16 @@ fn parse_ports(text: &str) -> Result<RangeInclusive<u16>, EgressError> {
 fn parse_target(text: &str) -> Result<EgressTarget, EgressError> {
     let error = || EgressError::Target(text.into());
     let (host, prefix) = match text.split_once('/') {
-        Some((host, prefix)) => {
-            (host, Some(prefix.parse::<u8>().ok().filter(|p| *p <= 32).ok_or_else(error)?))
-        }
+        Some((host, prefix)) => (
+            host,
+            Some(
+                prefix
+                    .parse::<u8>()
+                    .ok()
+                    .filter(|p| *p <= 32 && !prefix.starts_with('+'))
+                    .ok_or_else(error)?,
+            ),
+        ),
         None => (text, None),
     };
     if let Ok(addr) = host.parse::<Ipv4Addr>() {
@@ -162,6 +170,8 @@ mod tests {
             ("a.com:9-1", "not a port"),
             ("a.com:70000", "not a port"),
             ("a.com:", "not a port"),
+            ("a.com:+1", "not a port"),
+            ("10.0.0.0/+8", "neither"),
         ] {
             let error = text.parse::<EgressRule>().unwrap_err().to_string();
             assert!(error.contains(says), "{text}: {error}");

@@ -45,9 +45,14 @@ impl FromStr for MemorySize {
             "G" | "GB" | "GiB" => 1024,
             _ => return Err(error()),
         };
-        let number: u64 = digits.parse().map_err(|_| error())?;
+        let number = whole_number(digits).ok_or_else(error)?;
         number.checked_mul(unit).and_then(Self::from_mib).ok_or_else(error)
     }
+}
+
+/// Digits only: the standard library would take a `+`, too.
+fn whole_number(digits: &str) -> Option<u64> {
+    digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok())?
 }
 
 impl fmt::Display for MemorySize {
@@ -92,7 +97,7 @@ impl FromStr for Timeout {
             "m" => 60_000,
             _ => return Err(error()),
         };
-        let number: u64 = digits.parse().map_err(|_| error())?;
+        let number = whole_number(digits).ok_or_else(error)?;
         number.checked_mul(unit_ms).and_then(|ms| Self::new(Duration::from_millis(ms))).ok_or_else(error)
     }
 }
@@ -113,13 +118,13 @@ mod tests {
         for (text, mib) in [("32MB", 32), ("128 MiB", 128), ("1G", 1024), ("64GB", 65536)] {
             assert_eq!(text.parse::<MemorySize>().unwrap().mib(), mib, "{text}");
         }
-        for wrong in ["", "31MB", "65GB", "128", "-1MB", "1TB", "99999999999999999999GB", "1.5GB"] {
+        for wrong in ["", "31MB", "65GB", "128", "-1MB", "+128MB", "1TB", "99999999999999999999GB", "1.5GB"] {
             assert!(wrong.parse::<MemorySize>().is_err(), "{wrong}");
         }
         for (text, means) in [("1ms", "1ms"), ("30s", "30s"), ("15m", "900s"), ("1500 ms", "1500ms")] {
             assert_eq!(text.parse::<Timeout>().unwrap().to_string(), means);
         }
-        for wrong in ["", "0s", "16m", "1h", "s", "18446744073709551615m"] {
+        for wrong in ["", "0s", "16m", "1h", "s", "+1s", "18446744073709551615m"] {
             assert!(wrong.parse::<Timeout>().is_err(), "{wrong}");
         }
     }

@@ -278,7 +278,7 @@ impl Keys<'_> {
                 Ok(Entry::Handler(handler.into()))
             }
             (None, Some(argv)) => Ok(Entry::Start(argv)),
-            (None, None) => inferred.entry.clone().ok_or_else(|| {
+            (None, None) => inferred_entry(runtime, inferred)?.ok_or_else(|| {
                 let (key, example) = match runtime {
                     Runtime::Node24 => {
                         ("handler", "handler = \"index.handler\" or start = \"node server.js\"")
@@ -318,7 +318,7 @@ impl Keys<'_> {
                 .collect::<Result<_, _>>()?,
             Some(other) => return Err(wrong_type("start", "a command in quotes", other)),
         };
-        if argv.is_empty() || argv.iter().any(|arg| arg.contains('\0')) {
+        if !is_command(&argv) {
             return Err(SpecError::at("start", "is not a command", HINT));
         }
         Ok(Some(argv))
@@ -400,6 +400,24 @@ fn is_reserved(name: &str) -> bool {
         "_X_AMZN_TRACE_ID",
     ];
     RESERVED.contains(&name) || name.starts_with("AWS_LAMBDA_") || name.starts_with("STRATOS_")
+}
+
+/// The entry that files tell of, if what they say can be one: it is kept in the same form as one that was written.
+fn inferred_entry(runtime: Runtime, inferred: &Inferred) -> Result<Option<Entry>, SpecError> {
+    match &inferred.entry {
+        Some(Entry::Handler(handler)) => check_handler(runtime, handler)?,
+        Some(Entry::Start(argv) | Entry::Client { argv, .. }) if !is_command(argv) => {
+            let hint = "write the command with its arguments, such as start = \"node server.js\"";
+            return Err(SpecError::at("start", "what the folder's files tell is not a command", hint));
+        }
+        _ => {}
+    }
+    Ok(inferred.entry.clone())
+}
+
+/// Whether execve(2) can take it.
+fn is_command(argv: &[String]) -> bool {
+    argv.first().is_some_and(|program| !program.is_empty()) && argv.iter().all(|arg| !arg.contains('\0'))
 }
 
 fn check_handler(runtime: Runtime, handler: &str) -> Result<(), SpecError> {
