@@ -1,7 +1,7 @@
 //! What must be known of an executable before it is deployed: that it can run on this machine and in the layer.
 
 /// Bytes from the start of a file that are enough to know it: headers and the interpreter's name lie there.
-pub(super) const HEAD: u64 = 64 << 10;
+pub const HEAD: u64 = 64 << 10;
 
 const PT_INTERP: u32 = 3;
 const EM_X86_64: u16 = 62;
@@ -10,7 +10,7 @@ const EM_RISCV: u16 = 243;
 
 /// Why an executable cannot run here.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Mismatch {
+pub enum Mismatch {
     /// Not an ELF file at all.
     NotElf,
     /// Built for another machine.
@@ -20,7 +20,10 @@ pub(super) enum Mismatch {
 }
 
 /// Checks the head of a file against the machine it is to run on (an `std::env::consts::ARCH`).
-pub(super) fn check(head: &[u8], arch: &str) -> Result<(), Mismatch> {
+///
+/// # Errors
+/// Why it cannot run there.
+pub fn check(head: &[u8], arch: &str) -> Result<(), Mismatch> {
     if head.len() < 64 || !head.starts_with(b"\x7fELF") {
         return Err(Mismatch::NotElf);
     }

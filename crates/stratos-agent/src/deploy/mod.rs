@@ -2,10 +2,11 @@
 //!
 //! All or nothing: everything is made in a folder of the deploy's own below the state's `blobs/tmp`, which goes on
 //! every way out and at the next start, and the version is committed last, in one transaction. Nothing of a package is
-//! executed here; pip, npm and mkfs.erofs run in a sandbox, and no package's own script runs at all.
+//! executed here; pip, npm and mkfs.erofs run in a sandbox, and no package's own script runs at all. What parses bytes of
+//! a package ([`check_entry`], [`unpack`], [`infer`](infer()), [`requirements`], [`elf`]) is public, so that it can be fuzzed.
 
 mod build;
-mod elf;
+pub mod elf;
 mod entry;
 mod error;
 mod folder;
@@ -16,7 +17,7 @@ mod node;
 mod package;
 mod package_entry;
 mod python;
-mod requirements;
+pub mod requirements;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

@@ -4,8 +4,8 @@ use tar::EntryType;
 
 use super::package::PackageError;
 
-/// Most bytes of one path or link target.
-pub const MAX_PATH: usize = 4096;
+/// Most bytes of one path or link target: the kernel takes 4,095 of a whole path, the node's own folders included.
+pub const MAX_PATH: usize = 2048;
 
 /// What an entry may be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,7 +106,7 @@ type Problem = (&'static str, &'static str);
 fn clean_path(path: &[u8]) -> Result<String, Problem> {
     const AGAIN: &str = "make the archive from inside the function's folder: tar -C FOLDER -cf package.tar .";
     if path.len() > MAX_PATH {
-        return Err(("has a path of more than 4096 bytes", "shorten its path"));
+        return Err(("has a path of more than 2048 bytes", "shorten its path"));
     }
     let Ok(text) = std::str::from_utf8(path) else {
         return Err(("has a name that is not UTF-8", "rename it"));

@@ -61,7 +61,7 @@ fn entries_are_checked_by_name_kind_and_target() {
         (b"a\0b", T::Regular, None, "`a\\0b` has a control character"),
         (b"a\x1b[2Jb", T::Regular, None, "has a control character"),
         (b"a\xffb", T::Regular, None, "is not UTF-8"),
-        (long.as_bytes(), T::Regular, None, "more than 4096 bytes"),
+        (long.as_bytes(), T::Regular, None, "more than 2048 bytes"),
         (name.as_bytes(), T::Regular, None, "more than 255 bytes"),
         (b"", T::Regular, None, "has no name"),
         (b".", T::Regular, None, "has no name"),

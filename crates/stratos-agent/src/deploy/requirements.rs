@@ -25,7 +25,7 @@ const SHORT: [(&str, bool); 4] = [("-r", true), ("-c", true), ("-i", false), ("-
 const MAX_FILES: usize = 50;
 
 /// A file that is named somewhere.
-pub(super) enum Text {
+pub enum Text {
     /// There is none.
     Missing,
     /// There is one, and it is not UTF-8.
@@ -35,7 +35,10 @@ pub(super) enum Text {
 }
 
 /// Checks `file` and the files it includes, each given by `read`.
-pub(super) fn check(file: &str, read: &dyn Fn(&str) -> Text) -> Result<(), SpecError> {
+///
+/// # Errors
+/// The first line that asks for something else than wheels, or cannot be told to.
+pub fn check(file: &str, read: &dyn Fn(&str) -> Text) -> Result<(), SpecError> {
     let mut files = vec![file.to_owned()];
     let mut next = 0;
     while let Some(file) = files.get(next).cloned() {
@@ -78,10 +81,11 @@ pub(super) fn check(file: &str, read: &dyn Fn(&str) -> Text) -> Result<(), SpecE
 /// True when one of the first two lines says in which encoding pip shall read the file, other than UTF-8.
 fn declares_encoding(text: &str) -> bool {
     let declared = |line: &str| {
-        let name = line.split_once("coding:").or_else(|| line.split_once("coding=")).map(|(_, name)| name);
-        name.is_some_and(|name| !name.trim_start().to_ascii_lowercase().starts_with("utf-8"))
+        let mut names = line.split("coding").skip(1).filter_map(|rest| rest.strip_prefix([':', '=']));
+        names.any(|name| !name.trim_start().to_ascii_lowercase().starts_with("utf-8"))
     };
-    text.split(LINE_ENDS).take(4).any(|line| line.starts_with('#') && declared(line))
+    // Here, other than below, only a line feed ends a line for pip.
+    text.split('\n').take(2).any(|line| line.starts_with('#') && declared(line))
 }
 
 /// All that ends a line for Python's `str.splitlines`, by which pip splits.
@@ -96,12 +100,13 @@ fn logical_lines(text: &str) -> Vec<(usize, String)> {
     for (number, line) in (1..).zip(text.split(LINE_ENDS)) {
         let (first, mut joined) = open.take().unwrap_or((number, String::new()));
         // A comment ends with its line, whatever stands at the end.
-        match line.strip_suffix('\\').filter(|_| !line.trim_start().starts_with('#')) {
-            Some(start) => {
-                joined.push_str(start);
+        match line.ends_with('\\') && !line.trim_start().starts_with('#') {
+            true => {
+                // Not only the last one: pip strips those at the line's start, too.
+                joined.push_str(line.trim_matches('\\'));
                 open = Some((first, joined));
             }
-            None => {
+            false => {
                 if line.trim_start().starts_with('#') {
                     joined.push(' ');
                 }
@@ -127,6 +132,15 @@ fn check_line(line: &str) -> Result<Option<String>, (String, &'static str)> {
         let message = "names a variable of the environment, and a deploy has none of its own";
         return Err((message.into(), "write the value"));
     }
+    // Python takes some of them for white space where Rust does not, and the line for another one.
+    if line.contains(|c: char| c.is_control() && c != '\t') {
+        return Err(("holds a control character".into(), "remove it"));
+    }
+    // pip splits options as a shell would, so that an option could hide in quotes or behind a backslash.
+    let options = line.find('-').filter(|at| *at == 0).or_else(|| line.find(" -")).map(|at| &line[at..]);
+    if options.is_some_and(|options| options.contains(['"', '\'', '\\'])) {
+        return Err(("holds quotes or a backslash in its options".into(), "write the options without"));
+    }
     if let Some(rest) = line.strip_prefix('-') {
         let (option, value) = match rest.strip_prefix('-') {
             Some(_) => line.split_once(['=', ' ', '\t']).unwrap_or((line, "")),
@@ -137,7 +151,7 @@ fn check_line(line: &str) -> Result<Option<String>, (String, &'static str)> {
             let message = format!("`{option}` is not an option that a deploy takes");
             return Err((message, "dependencies are installed from wheels only; remove the line"));
         };
-        let value = value.trim_start_matches(['=', ' ', '\t']).trim_matches(['"', '\'']);
+        let value = value.trim_start_matches(['=', ' ', '\t']);
         if value.split_whitespace().any(|word| word.starts_with('-')) {
             return Err(("holds several options".into(), "write one option a line"));
         }
@@ -206,6 +220,13 @@ mod tests {
             ("a\r\n# b\r\n-e .", 3, "-e"),
             ("-r https://host.example/r.txt", 1, "includes"),
             ("-c/etc/passwd", 1, "includes"),
+            ("\\-e .\\\n", 1, "-e"),
+            ("--pre \\\\\n--no-binary :all:", 1, "several options"),
+            ("--pre '' '--no-binary' :all:", 1, "quotes"),
+            ("--pre \\--no-binary :all:", 1, "backslash"),
+            ("flask --hash=sha256:00 \"--config-settings=x\"", 1, "quotes"),
+            ("\u{1f}-e .", 1, "control character"),
+            ("\u{1f}# a \\\n-e .", 1, "control character"),
             ("-i https://host.example/${PIP_INDEX_URL}", 1, "variable"),
         ];
         for (text, line, message) in bad {
@@ -236,6 +257,8 @@ mod tests {
             ("\u{feff}flask", true),
             ("# -*- coding: utf-7 -*-\n+AC0-e .", false),
             ("flask\n# vim: fileencoding=utf-16", false),
+            ("# coding=utf-7 coding:utf-8", false),
+            ("#\rcoding: utf-7", false),
         ] {
             assert_eq!(check("r", &|_| Text::Read(text.to_owned())).is_ok(), allowed, "{text}");
         }

@@ -6,6 +6,7 @@
 //! was delivered is never tried again.
 
 mod deployed;
+pub mod error_report;
 pub(crate) mod failure;
 mod instance;
 mod invoke;

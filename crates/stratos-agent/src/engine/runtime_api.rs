@@ -18,6 +18,7 @@ use stratos_api::{ApiError, ErrorCode};
 use stratos_types::{InvocationId, TraceContext};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::error_report;
 use super::failure;
 use super::lock;
 use crate::body::MAX_PAYLOAD;
@@ -272,24 +273,13 @@ async fn read_answer(mut body: Incoming) -> Result<Option<Bytes>, hyper::Error> 
     Ok((length <= MAX_PAYLOAD + BODY_SLACK).then(|| answer.into()))
 }
 
-/// What the function reported. `awslambdaric` names the type in the body only, others in the header too.
+/// What the function reported.
 async fn error_detail(headers: &HeaderMap, body: Incoming) -> Value {
     let body = match Limited::new(body, MAX_ERROR_BYTES).collect().await {
         Ok(body) => body.to_bytes(),
         Err(_) => Bytes::new(),
     };
-    let mut detail = match serde_json::from_slice::<Value>(&body) {
-        Ok(Value::Object(detail)) => detail,
-        _ => {
-            let text: String = String::from_utf8_lossy(&body).chars().take(1000).collect();
-            json!({ "errorMessage": text }).as_object().cloned().unwrap_or_default()
-        }
-    };
-    if !detail.get("errorType").is_some_and(Value::is_string) {
-        let named = headers.get("lambda-runtime-function-error-type").and_then(|v| v.to_str().ok());
-        detail.insert("errorType".into(), named.unwrap_or("Runtime.Unknown").into());
-    }
-    Value::Object(detail)
+    error_report::parse(headers.get("lambda-runtime-function-error-type"), &body)
 }
 
 fn stream_error(trailers: &HeaderMap) -> Option<StreamError> {
