@@ -34,6 +34,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     (SERVICES, &["stratos-init", "stratos-agent", "stratos-mirror", "stratos-shim"]),
     ("edge", &["stratos"]),
+    (TESTS, &["stratos-fuzz"]),
     (TESTS, &["stratos-tests"]),
     (TESTS, &["stratos-bench"]),
     (TESTS, &["xtask"]),

@@ -1,0 +1,74 @@
+//! Fuzz targets: each takes any bytes, gives them to one parser of untrusted input, and asserts what must hold
+//! whatever the bytes are: not only that nothing panics, but that what is accepted means the same when it is written
+//! and read again, that limits hold, and that no path leads out.
+//!
+//! The programs in `fuzz_targets/` run a target under libFuzzer; `tests/tests/fuzz_smoke.rs` runs every target of
+//! [`TARGETS`] over its corpus and some mutations of it, on the stable toolchain. A target reads and writes nothing
+//! but a temporary folder of its own.
+
+mod deploy;
+mod http;
+mod layers;
+pub mod mutate;
+mod package;
+mod sandbox;
+mod spec;
+mod text;
+mod wire;
+
+use std::path::{Path, PathBuf};
+
+pub use deploy::{elf, infer, requirements};
+pub use http::{aws_name, prelude, sigv4, url_answer, url_event};
+pub use layers::layers;
+pub use package::{package_entry, unpack, unpack_entries};
+pub use sandbox::{dns, seccomp};
+pub use spec::function_spec;
+pub use text::{egress_rule, endpoint, identifiers, trace_context};
+pub use wire::{error_report, wire};
+
+/// A target: panics when a property does not hold.
+pub type Target = fn(&[u8]);
+
+/// Every target by its name, which is also that of its program in `fuzz_targets/` and of its folder in `corpus/`.
+pub const TARGETS: &[(&str, Target)] = &[
+    ("aws_name", aws_name),
+    ("dns", dns),
+    ("egress_rule", egress_rule),
+    ("elf", elf),
+    ("endpoint", endpoint),
+    ("error_report", error_report),
+    ("function_spec", function_spec),
+    ("identifiers", identifiers),
+    ("infer", infer),
+    ("layers", layers),
+    ("package_entry", package_entry),
+    ("prelude", prelude),
+    ("requirements", requirements),
+    ("seccomp", seccomp),
+    ("sigv4", sigv4),
+    ("trace_context", trace_context),
+    ("unpack", unpack),
+    ("unpack_entries", unpack_entries),
+    ("url_answer", url_answer),
+    ("url_event", url_event),
+    ("wire", wire),
+];
+
+/// This crate's folder.
+pub fn folder() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The seeds of a target: each file of its folder in `corpus/`, sorted by name.
+///
+/// # Errors
+/// When the folder or a file in it cannot be read.
+pub fn corpus(target: &str) -> std::io::Result<Vec<Vec<u8>>> {
+    let mut files = Vec::<PathBuf>::new();
+    for entry in std::fs::read_dir(folder().join("corpus").join(target))? {
+        files.push(entry?.path());
+    }
+    files.sort();
+    files.iter().map(std::fs::read).collect()
+}
