@@ -1,5 +1,7 @@
 //! Functions of every runtime answer, and every way to fail is told apart.
 
+use std::sync::Arc;
+
 use http::{Method, StatusCode};
 use stratos_api::client::Call;
 use stratos_tests::{Node, Package, need_root};
@@ -218,4 +220,68 @@ async fn logs_are_kept_by_invocation() {
         assert!(std::time::Instant::now() < deadline, "{log}");
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
+}
+
+/// With `concurrency = 4` one instance has four requests at a time: each answers only once all four are there.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_takes_as_many_at_a_time_as_it_says() {
+    if !need_root("an_instance_takes_as_many_at_a_time_as_it_says") {
+        return;
+    }
+    let node = Arc::new(Node::start().await);
+    let js = r#"
+        const waiting = [];
+        export const handler = () => new Promise((done) => {
+            if (waiting.push(done) === 4) waiting.splice(0).forEach((done) => done('together'));
+        });
+    "#;
+    let py = "import threading\nbarrier = threading.Barrier(4)\ndef handler(event, context):\n    barrier.wait()\n    return 'together'\n";
+    for package in [Package::node("four-js", js), Package::python("four-py", py)] {
+        let version = node.deploy(&package.setting("concurrency = 4\nmax_instances = 1")).await;
+        let name = if version.runtime == "node24" { "four-js" } else { "four-py" };
+        let mut calls = tokio::task::JoinSet::new();
+        for _ in 0..4 {
+            let node = Arc::clone(&node);
+            calls.spawn(async move { node.invoke_ok(name, "0").await });
+        }
+        assert_eq!(calls.join_all().await, ["together"; 4]);
+    }
+}
+
+/// One deadline from arrival: who waits too long for an instance is told so, and the function is not blamed.
+#[tokio::test(flavor = "multi_thread")]
+async fn waiting_counts_towards_the_deadline() {
+    if !need_root("waiting_counts_towards_the_deadline") {
+        return;
+    }
+    let node = Arc::new(Node::start().await);
+    let code = "export const handler = (ms) => new Promise((done) => setTimeout(done, ms, 'slept'));";
+    node.deploy(&Package::node("slow", code).setting("max_instances = 1\ntimeout = \"3s\"")).await;
+    assert_eq!(node.invoke_ok("slow", "0").await, "slept");
+    let first = tokio::spawn({
+        let node = Arc::clone(&node);
+        async move { node.invoke("slow", "2500").await }
+    });
+    // The instance is busy once its first request is in flight.
+    while node.call(Call::new(Method::GET, "/v1/functions/slow", "")).await.json()["instances"][0]["in_flight"]
+        != 1
+    {
+        tokio::task::yield_now().await;
+    }
+    // It gets the instance with half a second left: the same deadline ends it in the handler.
+    let second = node.invoke("slow", "2500").await;
+    assert_eq!((second.status.as_u16(), second.header("stratos-error")), (504, "function_timeout"));
+    assert!(first.await.expect("no panic").status.is_success());
+    // Two in line, and the one instance taken for all of their time.
+    let calls = (0..2).map(|_| {
+        let node = Arc::clone(&node);
+        tokio::spawn(async move { node.invoke("slow", "2900").await })
+    });
+    let mut outcomes: Vec<_> = Vec::new();
+    for call in calls.collect::<Vec<_>>() {
+        let answer = call.await.expect("no panic");
+        outcomes.push((answer.status.as_u16(), answer.header("stratos-blame").to_owned()));
+    }
+    outcomes.sort();
+    assert!(outcomes[0].0 == 200 && outcomes[1].0 == 504, "{outcomes:?}");
 }
