@@ -11,6 +11,7 @@ pub mod redact;
 pub mod schema;
 pub mod session;
 pub mod tcp;
+pub mod vm;
 
 pub use node::{Answer, Node, NodeBuilder};
 pub use package::Package;

@@ -21,13 +21,15 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Settings of a node to start.
 pub struct NodeBuilder {
-    arguments: Vec<OsString>,
+    dev: bool,
     dir: Option<TempDir>,
+    arguments: Vec<OsString>,
 }
 
 /// A running node.
 pub struct Node {
     dir: TempDir,
+    dev: bool,
     arguments: Vec<OsString>,
     child: Option<Child>,
     client: Client,
@@ -80,6 +82,13 @@ impl NodeBuilder {
         self
     }
 
+    /// As in production: without `--dev`, so the machine has to have every cgroup controller.
+    #[must_use]
+    pub fn with_limits(mut self) -> Self {
+        self.dev = false;
+        self
+    }
+
     /// Uses a folder that was prepared; the state goes into `state/` there.
     #[must_use]
     pub fn dir(mut self, dir: TempDir) -> Self {
@@ -96,7 +105,7 @@ impl NodeBuilder {
         let dir = self.dir.unwrap_or_else(new);
         let socket = dir.path().join("api.sock");
         let client = Client::new(Endpoint::Unix(socket), None).expect("a client without a token");
-        let mut node = Node { dir, arguments: self.arguments, child: None, client };
+        let mut node = Node { dir, dev: self.dev, arguments: self.arguments, child: None, client };
         node.spawn();
         node.wait_until_up().await;
         node
@@ -106,7 +115,7 @@ impl NodeBuilder {
 impl Node {
     /// A node with the settings of tests.
     pub fn builder() -> NodeBuilder {
-        NodeBuilder { arguments: Vec::new(), dir: None }
+        NodeBuilder { dev: true, dir: None, arguments: Vec::new() }
     }
 
     /// Starts a node with the settings of tests.
@@ -144,7 +153,7 @@ impl Node {
             .open(self.dir.path().join("node.log"))
             .expect("a log file");
         let child = Command::new(crate::program("stratosd"))
-            .arg("--dev")
+            .args(self.dev.then_some("--dev"))
             .arg("--state")
             .arg(self.dir.path().join("state"))
             .arg("--run")

@@ -1,6 +1,9 @@
 //! Functions as tests write them: a few files in memory, or a folder of the repository.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, ensure};
 
 /// A Node.js handler that counts how often its instance saw each event, and says which instance it is.
 pub const COUNTER: &str = r#"
@@ -127,4 +130,24 @@ impl Package {
         }
         archive.into_inner().expect("a Vec takes every write")
     }
+}
+
+/// The program of `examples/hello-native`, built as its README says; in a virtual machine, the one brought along.
+///
+/// # Errors
+/// When it does not build.
+pub fn native_example() -> anyhow::Result<PathBuf> {
+    if crate::vm::is_inside() {
+        return Ok(crate::program("hello-native"));
+    }
+    let target = crate::program("stratosd").with_file_name("hello-native");
+    let status = Command::new(env!("CARGO"))
+        .args(["build", "--quiet", "--release", "--manifest-path"])
+        .arg(crate::repository().join("examples/hello-native/Cargo.toml"))
+        .arg("--target-dir")
+        .arg(&target)
+        .status()
+        .context("cannot run cargo")?;
+    ensure!(status.success(), "the native example does not build");
+    Ok(target.join("release/bootstrap"))
 }

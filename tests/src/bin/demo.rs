@@ -1,11 +1,8 @@
 //! `make run`: a node, the three example functions, each called cold and warm, one table, everything cleaned up.
 
-use std::path::Path;
-use std::process::Command;
-
 use anyhow::{Context as _, ensure};
 use stratos_api::{InvocationRecord, Phases};
-use stratos_tests::{Answer, Node, Package, repository};
+use stratos_tests::{Answer, Node, Package, package};
 
 /// Warm calls of each function; the fastest is shown, since this machine may be busy with other things.
 const WARM_CALLS: usize = 20;
@@ -23,7 +20,7 @@ struct Row {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     ensure!(rustix::process::geteuid().is_root(), "instances need root; `make run` takes care of that");
-    let native = build_native_example()?;
+    let native = std::fs::read(package::native_example()?)?;
     let examples = [
         Package::folder("examples/hello-node"),
         Package::folder("examples/hello-python"),
@@ -71,26 +68,6 @@ async fn newest(node: &Node, name: &str) -> anyhow::Result<InvocationRecord> {
 fn check(name: &str, answer: &Answer) -> anyhow::Result<()> {
     ensure!(answer.status == 200, "{name}: {} {}", answer.status, answer.text());
     Ok(())
-}
-
-/// The native example is a program of its own, built as its README says.
-fn build_native_example() -> anyhow::Result<Vec<u8>> {
-    let dir = repository().join("examples/hello-native");
-    let target = program_dir()?.join("hello-native");
-    let status = Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "--release", "--manifest-path"])
-        .arg(dir.join("Cargo.toml"))
-        .arg("--target-dir")
-        .arg(&target)
-        .status()
-        .context("cannot run cargo")?;
-    ensure!(status.success(), "the native example does not build");
-    Ok(std::fs::read(target.join("release/bootstrap"))?)
-}
-
-fn program_dir() -> anyhow::Result<std::path::PathBuf> {
-    let own = std::env::current_exe()?;
-    own.parent().map(Path::to_owned).context("an executable is in a folder")
 }
 
 fn print(rows: &[Row]) {

@@ -1,0 +1,6 @@
+//! Fetches the kernel that the `vm` tests boot: as the user whose cache it is, before they run as root.
+
+fn main() -> anyhow::Result<()> {
+    println!("{}", stratos_tests::vm::kernel()?.display());
+    Ok(())
+}
