@@ -54,11 +54,15 @@ pub fn obstacle() -> Option<&'static str> {
     qemu.is_err().then_some("no qemu-system-x86_64 (package qemu-system-x86)")
 }
 
-/// Fetches the machine's kernel, unless the cache has it, and gives the folder of its files.
+/// Fetches the machine's kernel, unless the cache or the folder `STRATOS_VM_KERNEL` has it, and gives the folder of
+/// its files.
 ///
 /// # Errors
 /// When it cannot be fetched.
 pub fn kernel() -> Result<PathBuf> {
+    if let Some(kernel) = std::env::var_os("STRATOS_VM_KERNEL").filter(|kernel| !kernel.is_empty()) {
+        return Ok(kernel.into());
+    }
     let cache = stratos_image::default_cache_dir().context("HOME is not set")?;
     Ok(stratos_image::fetch_kernel(&BuildOptions::new(cache, crate::repository().to_owned(), &Notices))?)
 }
