@@ -25,7 +25,8 @@ async fn the_readmes_commands_run() {
         .env("STRATOS_NODE", format!("unix://{}", node.socket().display()))
         .output()
         .expect("a shell");
-    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let said =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{said}");
     assert!(said.contains("you"), "the function greets: {said}");
 }
@@ -40,7 +41,9 @@ fn the_demo_prints_its_table() {
     let output = Command::new(program("demo")).output().expect("the demo runs");
     let table = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{table}{}", String::from_utf8_lossy(&output.stderr));
-    for (function, runtime) in [("hello-node", "node24"), ("hello-python", "python3.13"), ("hello-native", "native")] {
+    for (function, runtime) in
+        [("hello-node", "node24"), ("hello-python", "python3.13"), ("hello-native", "native")]
+    {
         let row = table.lines().find(|line| line.starts_with(function)).unwrap_or_else(|| panic!("{table}"));
         assert!(row.contains(runtime) && row.contains("Hello, newcomer!"), "{row}");
     }

@@ -104,8 +104,10 @@ impl Layers {
         if found != manifest.image_digest {
             return Err(LayersError::Digest { path, expected: manifest.image_digest, found });
         }
-        let image =
-            self.sandbox.mount_image(&path).map_err(|source| LayersError::Mount { path: path.clone(), source })?;
+        let image = self
+            .sandbox
+            .mount_image(&path)
+            .map_err(|source| LayersError::Mount { path: path.clone(), source })?;
         let layer = Arc::new(Layer { manifest, image });
         mounted.insert(name.to_owned(), Arc::clone(&layer));
         Ok(layer)
