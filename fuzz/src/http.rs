@@ -65,7 +65,7 @@ pub fn sigv4(data: &[u8]) {
     let body = sigv4::hex(&Sha256::digest(request.body));
     assert!(sigv4::verify(&signed(&request, &request.query, &body), KEY, SECRET, now).is_err());
 
-    for name in ["authorization", "x-amz-date", "x-amz-content-sha256"] {
+    for name in ["authorization", "x-amz-date", "x-amz-content-sha256", "x-amz-added"] {
         request.headers.remove(name);
     }
     request.headers.entry(header::HOST).or_insert(HeaderValue::from_static("node"));
