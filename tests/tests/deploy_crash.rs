@@ -35,9 +35,9 @@ async fn kill_9_in_a_deploy_leaves_the_old_version_or_the_new() {
         let now = now.as_str().expect("a text").to_owned();
         assert!(now == current || now == next, "round {round}: {now}");
         if now == next {
-            seen_both.1 = true
+            seen_both.1 = true;
         } else {
-            seen_both.0 = true
+            seen_both.0 = true;
         }
         current = now;
         let blobs = node.dir().join("state/blobs");

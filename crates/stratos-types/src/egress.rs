@@ -51,6 +51,11 @@ pub enum EgressError {
 }
 
 impl EgressRule {
+    /// True for a network inside 198.18.0.0/15 (RFC 2544), which instances reach StratOS's own gateway by.
+    pub fn is_reserved(&self) -> bool {
+        matches!(self.target, EgressTarget::Cidr { addr, prefix: 15.. } if matches!(addr.octets(), [198, 18 | 19, ..]))
+    }
+
     /// True when `port` is inside the rule's range.
     pub fn covers_port(&self, port: u16) -> bool {
         self.ports.contains(&port)

@@ -19,6 +19,8 @@ pub const MAX_INSTANCES: u32 = 1000;
 pub const MAX_ENV_BYTES: usize = 4096;
 /// Most egress rules.
 pub const MAX_EGRESS_RULES: usize = 64;
+/// Most TCP ports that all rules together open: each takes a descriptor per instance.
+pub const MAX_EGRESS_PORTS: usize = 256;
 
 /// A runtime that a function can ask for; each is a layer of the same name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -351,7 +353,21 @@ impl Keys<'_> {
             let text = item.as_str().ok_or_else(|| wrong_type(&key, "a text in quotes", item))?;
             text.parse().map_err(|e| SpecError::at(&key, format!("{e}"), HINT))
         };
-        items.iter().enumerate().map(rule).collect()
+        let rules: Vec<EgressRule> = items.iter().enumerate().map(rule).collect::<Result<_, SpecError>>()?;
+        // Ranges are counted, not listed: 64 of them could hold four million ports.
+        let ports: usize = rules.iter().map(|rule| rule.ports.len()).sum();
+        if ports > MAX_EGRESS_PORTS {
+            let hint = format!("at most {MAX_EGRESS_PORTS} are allowed; name the ports that are used");
+            return Err(SpecError::at("egress", format!("opens {ports} ports"), hint));
+        }
+        match rules.iter().position(EgressRule::is_reserved) {
+            None => Ok(rules),
+            Some(i) => {
+                let hint = "name the service by its host name or by an address that others can reach";
+                let message = "198.18.0.0/15 is what instances see of StratOS itself";
+                Err(SpecError::at(&format!("egress[{i}]"), message, hint))
+            }
+        }
     }
 
     fn env(&self) -> Result<BTreeMap<String, String>, SpecError> {
@@ -552,6 +568,8 @@ mod tests {
             (&format!("{SMALL}concurrency = 0"), "concurrency: 0 is out of range", "1 to 1000"),
             (&format!("{SMALL}max_instances = \"2\""), "max_instances: is a string", "whole number"),
             (&format!("{SMALL}egress = [\"*\"]"), "egress[0]: `*` has a wildcard", "api.example.com"),
+            (&format!("{SMALL}egress = [\"a.com:1-300\"]"), "egress: opens 300 ports", "at most 256"),
+            (&format!("{SMALL}egress = [\"198.19.0.0/16\"]"), "egress[0]: 198.18.0.0/15 is", "host name"),
             (&format!("{SMALL}public = 1"), "public: is an integer", "true or false"),
             (&format!("{SMALL}[env]\nPORT = \"1\""), "env.PORT: is reserved", "another"),
             (&format!("{SMALL}[env]\n\"a-b\" = \"1\""), "env.a-b: is not a name", "letters"),

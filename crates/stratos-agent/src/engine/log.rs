@@ -12,7 +12,7 @@ use tokio::sync::broadcast;
 /// Size at which the log file becomes `previous` and a new one begins: a function's log is never larger than twice
 /// this on disk.
 const MAX_FILE_BYTES: u64 = 4 << 20;
-/// Longest line kept, in bytes; the rest of a longer one is cut off.
+/// Longest line, in bytes; a longer one becomes several.
 pub(super) const MAX_LINE_BYTES: usize = 16 << 10;
 /// Lines a slow follower may fall behind before it misses some.
 const FOLLOW_BACKLOG: usize = 1024;

@@ -41,7 +41,7 @@ const LINK_PREFIX: u8 = 30;
 /// The network set aside for benchmarks (RFC 2544), which no real service uses: link and synthetic addresses.
 const RESERVED: (Ipv4Addr, u8) = (Ipv4Addr::new(198, 18, 0, 0), 15);
 /// Distinct TCP ports of one policy, at most: each takes a descriptor per instance.
-pub const MAX_PORTS: usize = 256;
+pub const MAX_PORTS: usize = stratos_types::spec::MAX_EGRESS_PORTS;
 /// Host names of one policy, and those a gateway open to any host answers for, at most.
 pub const MAX_NAMES: usize = 4096;
 /// Connections of one gateway at a time, at most.
