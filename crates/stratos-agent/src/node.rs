@@ -83,6 +83,7 @@ pub fn run(options: &Options) -> Result<(), NodeError> {
     for dir in [&options.state, &options.run] {
         std::fs::create_dir_all(dir).map_err(|source| NodeError::Folder { path: dir.clone(), source })?;
     }
+    raise_open_files()?;
     let sandbox = Arc::new(Sandbox::open(SandboxConfig {
         state_dir: options.state.clone(),
         run_dir: options.run.join("sandbox"),
@@ -98,6 +99,14 @@ pub fn run(options: &Options) -> Result<(), NodeError> {
     drop(runtime);
     drop(sandbox);
     result
+}
+
+/// Lets this process open as many files as it may. The usual limit of 1,024 is for programs that use select(2); a node
+/// holds descriptors for each instance, request and connection. Instances get a limit of their own.
+fn raise_open_files() -> io::Result<()> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    Ok(setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?)
 }
 
 async fn serve(options: &Options, sandbox: Arc<Sandbox>) -> Result<(), NodeError> {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::ffi::CString;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use stratos_api::{ApiError, ErrorCode};
 use stratos_sandbox::egress::EgressPolicy;
@@ -72,6 +73,7 @@ impl Engine {
     }
 
     fn load(&self, key: &FunctionKey, version: Option<Version>) -> Result<Arc<Deployed>, ApiError> {
+        let seen = self.0.changes.load(Ordering::Acquire);
         let record = self.0.store.function(key).map_err(|e| failure::storage(&e))?;
         let record = record.ok_or_else(|| failure::unknown_function(key, None))?;
         let wanted = version.unwrap_or(record.current);
@@ -109,9 +111,11 @@ impl Engine {
             layer,
             function,
         });
-        if wanted == record.current {
-            write(&self.0.current).insert(key.clone(), Arc::clone(&deployed));
+        let mut current = write(&self.0.current);
+        if wanted == record.current && self.0.changes.load(Ordering::Acquire) == seen {
+            current.insert(key.clone(), Arc::clone(&deployed));
         }
+        drop(current);
         Ok(deployed)
     }
 }

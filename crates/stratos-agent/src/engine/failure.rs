@@ -12,9 +12,45 @@ pub(super) struct Death {
     pub(super) signal: Option<i32>,
     pub(super) out_of_memory: bool,
     /// Set when StratOS itself ended the instance.
-    pub(super) ended_because: Option<&'static str>,
+    pub(super) ended_because: Option<EndReason>,
     /// The last lines the process wrote to stderr.
     pub(super) stderr: Vec<String>,
+}
+
+/// Why StratOS ends an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum EndReason {
+    Idle,
+    Retired,
+    MemoryNeeded,
+    OverMemory,
+    StartFailed,
+    Stopping,
+    Timeout,
+    Unwatched,
+}
+
+impl EndReason {
+    /// Whether the node decided it for reasons of its own, which no request of the instance can be blamed for.
+    fn is_the_nodes(self) -> bool {
+        match self {
+            Self::Idle | Self::Retired | Self::MemoryNeeded | Self::Stopping | Self::Unwatched => true,
+            Self::OverMemory | Self::StartFailed | Self::Timeout => false,
+        }
+    }
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Idle => "it was idle",
+            Self::Retired => "its version is no longer used",
+            Self::MemoryNeeded => "its memory was needed for another function",
+            Self::OverMemory => "it used more memory than its limit",
+            Self::StartFailed => "its start failed",
+            Self::Stopping => "the node is stopping",
+            Self::Timeout => "a request ran out of time",
+            Self::Unwatched => "it could not be watched",
+        }
+    }
 }
 
 /// V8 prints this before it aborts, and abort(3) is all the kernel then sees.
@@ -28,7 +64,7 @@ impl Death {
 
     fn how(&self) -> String {
         match (self.ended_because, self.code, self.signal) {
-            (Some(reason), ..) => format!("was ended because {reason}"),
+            (Some(reason), ..) => format!("was ended because {}", reason.as_str()),
             (None, Some(code), _) => format!("exited with status {code}"),
             (None, None, Some(signal)) => format!("was killed by {}", signal_name(signal)),
             (None, None, None) => "ended".to_owned(),
@@ -44,6 +80,8 @@ impl Death {
                 format!("the function used more than its {memory} of memory"),
             )
             .hint("raise `memory` in stratos.toml, or hold less at a time")
+        } else if self.ended_because.is_some_and(EndReason::is_the_nodes) {
+            ApiError::new(ErrorCode::Unavailable, format!("the instance {}", self.how()))
         } else {
             let (code, when, hint) = match during {
                 During::Init => (
@@ -203,10 +241,16 @@ mod tests {
                 "128MB",
             ),
             (
-                Death { ended_because: Some("x"), signal: Some(9), ..death },
+                Death { ended_because: Some(EndReason::Timeout), signal: Some(9), ..death.clone() },
                 During::Request,
                 "function_crashed",
-                "was ended because x",
+                "was ended because a request ran out of time",
+            ),
+            (
+                Death { ended_because: Some(EndReason::Stopping), signal: Some(9), ..death },
+                During::Request,
+                "unavailable",
+                "the node is stopping",
             ),
         ];
         for (death, during, code, says) in cases {

@@ -21,7 +21,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::deployed::{Deployed, HTTP_PORT};
-use super::failure::{Death, During, timed_out};
+use super::failure::{Death, During, EndReason, timed_out};
 use super::lock;
 use super::log::{FunctionLog, MAX_LINE_BYTES};
 use super::port::Port;
@@ -33,6 +33,9 @@ const STDERR_KEPT: usize = 10;
 const MEMORY_POLL: Duration = Duration::from_millis(50);
 /// How old a known memory high-water mark may be. A request that takes longer is always told the newest one.
 const PEAK_AGE: Duration = Duration::from_millis(20);
+/// What one stream of an instance may print in a second, counted in lines and further 256-byte parts of lines; beyond
+/// that it waits in its write(2). Reading all that a function can print would leave no time for anybody else.
+const OUTPUT_PER_SECOND: usize = 10_000;
 /// How long a dead instance's last output is waited for.
 const LAST_OUTPUT: Duration = Duration::from_millis(200);
 
@@ -46,7 +49,7 @@ pub(super) struct Instance {
     /// The kernel cannot limit its memory here, so it is looked at now and then.
     watch_memory: bool,
     ended: AtomicBool,
-    ended_because: OnceLock<&'static str>,
+    ended_because: OnceLock<EndReason>,
     death: watch::Sender<Option<Death>>,
     stderr: Mutex<VecDeque<String>>,
     work: Mutex<Work>,
@@ -140,7 +143,7 @@ impl Instance {
             Entry::Handler(_) | Entry::Client { .. } => {
                 let (api, jobs, init) = RuntimeApi::new(&deployed.arn());
                 let listener = tokio::net::TcpListener::from_std(listener).map_err(|e| internal(&e))?;
-                let task = tokio::spawn(Arc::clone(&api).serve(listener));
+                let task = tokio::spawn(Arc::clone(&api).serve(listener, deployed.spec.concurrency));
                 (WayIn::Handler(jobs), Some((init, api)), Some(task))
             }
             Entry::Start(_) => (WayIn::Http(Port::new()), None, None),
@@ -174,7 +177,7 @@ impl Instance {
                 Ok((instance, StartTimes { began, executed, running, ready: ready.max(running) }))
             }
             Err(error) => {
-                instance.end("its start failed");
+                instance.end(EndReason::StartFailed);
                 Err(error)
             }
         }
@@ -188,7 +191,7 @@ impl Instance {
         init: Option<watch::Receiver<InitState>>,
     ) -> Result<(Option<Instant>, Instant), ApiError> {
         let running = Arc::new(OnceLock::new());
-        tokio::spawn(read_status(status, Arc::clone(&running)));
+        tokio::spawn(read_status(status, Arc::clone(&running), Arc::clone(self)));
         let ready = async {
             match (init, &self.way_in) {
                 (Some(mut init), _) => {
@@ -217,7 +220,7 @@ impl Instance {
     }
 
     /// Ends the process; what it was working on fails.
-    pub(super) fn end(&self, reason: &'static str) {
+    pub(super) fn end(&self, reason: EndReason) {
         self.ended.store(true, Ordering::Release);
         // The first reason is the one that counts.
         self.ended_because.get_or_init(|| reason);
@@ -293,7 +296,8 @@ impl Instance {
     async fn watch(self: Arc<Self>, output: [JoinHandle<()>; 2], api: Option<Arc<RuntimeApi>>) {
         let exit = self.wait_for_exit().await;
         self.ended.store(true, Ordering::Release);
-        let out_of_memory = self.sandbox.get().oom_killed() || self.ended_because.get() == Some(&OVER_MEMORY);
+        let out_of_memory =
+            self.sandbox.get().oom_killed() || self.ended_because.get() == Some(&EndReason::OverMemory);
         // A grandchild cannot hold the pipes open: the pid namespace died with its first process.
         let drained = async {
             for task in output {
@@ -333,7 +337,7 @@ impl Instance {
             Ok(pidfd) => pidfd,
             Err(error) => {
                 tracing::error!(instance = %self.id, %error, "cannot watch an instance; it is ended");
-                self.end("it could not be watched");
+                self.end(EndReason::Unwatched);
                 return None;
             }
         };
@@ -344,7 +348,7 @@ impl Instance {
                 _ = pidfd.readable() => break,
                 _ = poll.tick(), if self.watch_memory => {
                     if sandbox.rss().is_some_and(|rss| rss > limit) {
-                        self.end(OVER_MEMORY);
+                        self.end(EndReason::OverMemory);
                     }
                 }
             }
@@ -361,7 +365,17 @@ impl Instance {
     async fn read_output(self: Arc<Self>, pipe: pipe::Receiver, stream: &'static str, log: Arc<FunctionLog>) {
         let mut reader = BufReader::new(pipe);
         let mut line = Vec::new();
+        let (mut left, mut since) = (OUTPUT_PER_SECOND, Instant::now());
         loop {
+            if since.elapsed() >= Duration::from_secs(1) {
+                (left, since) = (OUTPUT_PER_SECOND, Instant::now());
+            }
+            left = left.saturating_sub(1 + line.len() / 256);
+            if left == 0 {
+                tokio::time::sleep_until((since + Duration::from_secs(1)).into()).await;
+            }
+            // What is buffered already is read without asking the runtime: others get their turn here.
+            tokio::task::consume_budget().await;
             line.clear();
             let read = (&mut reader).take(MAX_LINE_BYTES as u64).read_until(b'\n', &mut line).await;
             match read {
@@ -391,9 +405,6 @@ impl Instance {
         }
     }
 }
-
-/// Why an instance is ended where the kernel cannot do it.
-const OVER_MEMORY: &str = "it used more memory than its limit";
 
 /// The pipes of a new instance, its release frame already written.
 struct Pipes {
@@ -432,13 +443,14 @@ fn release_frame() -> io::Result<Vec<u8>> {
     Ok(frame)
 }
 
-/// Notes when the bootstrap's first line ran. Reads to the end, for a bootstrap must never meet a closed pipe.
-async fn read_status(mut status: pipe::Receiver, running: Arc<OnceLock<Instant>>) {
+/// Notes when the bootstrap's first line ran, and holds the pipe for the life of the instance: a bootstrap must never
+/// meet a closed one. No more is read; a function that writes on fills its own pipe.
+async fn read_status(mut status: pipe::Receiver, running: Arc<OnceLock<Instant>>, instance: Arc<Instance>) {
     let mut bytes = [0; 16];
-    while let Ok(1..) = status.read(&mut bytes).await {
-        // Later bytes tell of later steps.
+    if let Ok(1..) = status.read(&mut bytes).await {
         running.get_or_init(Instant::now);
     }
+    instance.death().await;
 }
 
 /// A program that cannot be executed is the function's fault, everything else about a start is the node's.

@@ -1,32 +1,29 @@
 //! One request from the edge to code and back, under one deadline.
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
-use http_body::{Body, Frame};
+use http_body::Body;
 use http_body_util::BodyExt;
 use stratos_api::{ApiError, ErrorCode, InvocationRecord, LogLine, Phases};
 use stratos_types::{InvocationId, TraceContext};
 use tokio::sync::{mpsc, oneshot};
 
 use super::deployed::Deployed;
-use super::failure::{self, During};
-use super::instance::{Instance, StartTimes, WayIn};
-use super::pool::{Lease, Place, Pool};
+use super::failure::{self, During, EndReason};
+use super::instance::{StartTimes, WayIn};
+use super::pool::{Lease, Place};
 use super::port::{Port, PortError};
-use super::runtime_api::{Job, Reply, StreamError};
-use super::{Answer, Engine, InvokeRequest, Meta, Outcome, Payload, lock};
+use super::runtime_api::{Job, Reply};
+use super::streamed::{ChunkBody, Finish, Source, StreamedBody, Tracked};
+use super::{Answer, Engine, FunctionState, InvokeRequest, Meta, Outcome, Payload, lock};
 use crate::body::{BoxBody, BoxError};
 
-/// How long a starting instance may keep others from starting; a slow init does not hold up the node.
-const START_TURN: Duration = Duration::from_millis(250);
 /// How long a broken connection waits for the news that the process died.
-const DEATH_NEWS: Duration = Duration::from_millis(100);
+pub(super) const DEATH_NEWS: Duration = Duration::from_millis(100);
 
 impl Engine {
     /// Runs a request to its answer. The request goes on when the caller goes away: what was delivered to code is
@@ -70,7 +67,7 @@ impl Engine {
             },
             delivered: None,
             start: None,
-            engine: self.clone(),
+            state: None,
         };
         let deployed = match self.resolve(&request.key, request.version).await {
             Ok(deployed) => deployed,
@@ -78,7 +75,14 @@ impl Engine {
             Err(error) => return run.outcome(Err(error.for_invocation(request.id))),
         };
         run.meta.version = Some(deployed.version);
+        run.state = Some(self.function_state(&request.key));
         let deadline = request.arrived + deployed.spec.timeout.duration();
+        if Instant::now() >= deadline {
+            // Not the function's time: it would be ended for what a slow client used up.
+            let message =
+                format!("the request took longer than the timeout of {} to arrive", deployed.spec.timeout);
+            return run.failed(ApiError::new(ErrorCode::RequestTimeout, message), None);
+        }
         let lease = match self.lease(&deployed, deadline).await {
             Ok(lease) => lease,
             Err(error) => return run.failed(error, None),
@@ -112,85 +116,9 @@ impl Engine {
         match tokio::time::timeout_at(deadline.into(), granted).await {
             Ok(Ok(lease)) => lease,
             Ok(Err(_)) => Err(ApiError::new(ErrorCode::Unavailable, "the node is stopping")),
-            Err(_) if pool.is_starting() => Err(failure::timed_out(&deployed.spec, During::Init)),
+            Err(_) if pool.is_initializing() => Err(failure::timed_out(&deployed.spec, During::Init)),
             Err(_) => Err(failure::queue_timed_out(&deployed.spec)),
         }
-    }
-
-    fn pool(&self, deployed: &Arc<Deployed>) -> Arc<Pool> {
-        let mut pools = lock(&self.0.pools);
-        let pool = pools
-            .entry((deployed.key.clone(), deployed.version))
-            .or_insert_with(|| Arc::new(Pool::new(Arc::clone(deployed), self.0.config.queue_limit)));
-        Arc::clone(pool)
-    }
-
-    pub(super) fn start_where_needed(&self, pool: &Arc<Pool>) {
-        for _ in 0..pool.reserve_starts() {
-            tokio::spawn(self.clone().start_one(Arc::clone(pool)));
-        }
-    }
-
-    async fn start_one(self, pool: Arc<Pool>) {
-        let Ok(turn) = self.0.starters.acquire().await else { return };
-        if !pool.start_still_wanted() {
-            return;
-        }
-        let memory = pool.deployed.spec.memory.bytes();
-        if !self.reserve_memory(memory).await {
-            // Tried again when an instance of the node ends; until then those who wait keep their deadline.
-            tracing::warn!(function = %pool.deployed.key, "no memory left for another instance");
-            return pool.start_put_off();
-        }
-        let log = self.log(&pool.deployed.key);
-        let start =
-            Instance::start(Arc::clone(&self.0.sandbox), Arc::clone(&pool.deployed), Arc::clone(&log));
-        let mut start = std::pin::pin!(start);
-        let mut turn = Some(turn);
-        let started = match tokio::time::timeout(START_TURN, &mut start).await {
-            Ok(started) => started,
-            Err(_) => {
-                drop(turn.take());
-                start.await
-            }
-        };
-        drop(turn);
-        match started {
-            Ok((instance, times)) => {
-                pool.add(Arc::clone(&instance), times);
-                let death = instance.death().await;
-                pool.remove(&instance);
-                tracing::debug!(function = %pool.deployed.key, instance = %instance.id, ?death, "instance gone");
-            }
-            Err(error) => {
-                platform_line(&log, "-", None, format!("START failed: {error}"));
-                pool.start_failed(&error);
-            }
-        }
-        self.0.committed_bytes.fetch_sub(memory, Ordering::AcqRel);
-        // Memory came free, and perhaps requests still wait: here, or for another function.
-        let pools: Vec<_> = lock(&self.0.pools).values().cloned().collect();
-        pools.iter().for_each(|pool| self.start_where_needed(pool));
-    }
-
-    /// Sets memory aside for an instance; makes room by ending the instance that has been idle longest.
-    async fn reserve_memory(&self, bytes: u64) -> bool {
-        let budget = self.0.config.memory_budget;
-        let reserve = |used: u64| (used + bytes <= budget).then_some(used + bytes);
-        // Each round ends one instance; a bound, in case others take what comes free.
-        for _ in 0..64 {
-            if self.0.committed_bytes.fetch_update(Ordering::AcqRel, Ordering::Acquire, reserve).is_ok() {
-                return true;
-            }
-            let pools: Vec<_> = lock(&self.0.pools).values().cloned().collect();
-            let idlest = pools.iter().filter_map(|pool| pool.longest_idle()).min_by_key(|(since, _)| *since);
-            let Some((_, instance)) = idlest else { return false };
-            instance.end("its memory was needed for another function");
-            instance.death().await;
-            // The task that started it gives its memory back right after its death.
-            tokio::task::yield_now().await;
-        }
-        false
     }
 }
 
@@ -201,12 +129,13 @@ struct NewJob {
 }
 
 /// One request while it is run: collects what its record will say.
-struct Run {
-    engine: Engine,
+pub(super) struct Run {
+    /// What is kept about the function, once it is known to exist.
+    state: Option<Arc<FunctionState>>,
     key: stratos_types::FunctionKey,
     arrived: Instant,
     begun_at: SystemTime,
-    meta: Meta,
+    pub(super) meta: Meta,
     request_bytes: u64,
     start: Option<StartTimes>,
     delivered: Option<Instant>,
@@ -247,7 +176,7 @@ impl Run {
             reply = replied => reply.ok(),
             _ = lease.instance.death() => None,
             () = tokio::time::sleep_until(new.deadline.into()) => {
-                lease.instance.end("a request ran out of time");
+                lease.instance.end(EndReason::Timeout);
                 return self.failed(failure::timed_out(&deployed.spec, During::Request), Some(lease));
             }
         };
@@ -257,10 +186,11 @@ impl Run {
                 self.answered(Answer::Event(body), bytes, lease)
             }
             Some(Reply::Failed(error)) => self.failed(error, Some(lease)),
-            Some(Reply::Stream { content_type, chunks }) => {
+            Some(Reply::Stream { content_type, chunks, ended }) => {
                 self.meta.phases = self.phases(Instant::now());
                 let meta = self.meta.clone();
-                let body = self.stream(deployed, lease, ChunkBody(chunks), new.deadline, None);
+                let source = Source::Handler(ended);
+                let body = self.stream(deployed, lease, ChunkBody(chunks), new.deadline, source);
                 Outcome { meta, result: Ok(Answer::EventStream { content_type, body }) }
             }
             None => {
@@ -278,12 +208,17 @@ impl Run {
         payload: Payload,
         deadline: Instant,
     ) -> Outcome {
-        let request = http_request(payload, &self.meta.trace, self.meta.id);
+        let (request, sent_whole) = http_request(payload, &self.meta.trace, self.meta.id);
         let instance = Arc::clone(&lease.instance);
         let sent = tokio::select! {
             sent = port.send(&instance, request) => sent,
             () = tokio::time::sleep_until(deadline.into()) => {
-                lease.instance.end("a request ran out of time");
+                if !sent_whole.load(Ordering::Acquire) {
+                    // The function waits for a client that is too slow: only its connection ends.
+                    let message = "the request did not arrive whole within the function's timeout";
+                    return self.failed(ApiError::new(ErrorCode::RequestTimeout, message), Some(lease));
+                }
+                lease.instance.end(EndReason::Timeout);
                 return self.failed(failure::timed_out(&deployed.spec, During::Request), Some(lease));
             }
         };
@@ -293,7 +228,7 @@ impl Run {
                 let meta = self.meta.clone();
                 let (mut head, body) = response.into_parts();
                 remove_hop_by_hop(&mut head.headers);
-                let body = self.stream(deployed, lease, body, deadline, Some(sender));
+                let body = self.stream(deployed, lease, body, deadline, Source::Port(sender));
                 let response = Box::new(Response::from_parts(head, body));
                 Outcome { meta, result: Ok(Answer::Http(response)) }
             }
@@ -319,20 +254,14 @@ impl Run {
         lease: Lease,
         body: B,
         deadline: Instant,
-        sender: Option<hyper::client::conn::http1::SendRequest<BoxBody>>,
+        source: Source,
     ) -> BoxBody
     where
         B: Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<BoxError>,
     {
-        let mut body = StreamedBody {
-            body,
-            sleep: Box::pin(tokio::time::sleep_until(deadline.into())),
-            sent: 0,
-            finish: Some(Finish { run: self, lease, sender, spec: Arc::clone(&deployed.spec) }),
-        };
-        body.finish_at_end();
-        body.boxed_unsync()
+        let finish = Finish::new(self, lease, source, deadline, Arc::clone(&deployed.spec));
+        StreamedBody::new(body, finish).boxed_unsync()
     }
 
     fn answered(mut self, answer: Answer, bytes: u64, lease: Lease) -> Outcome {
@@ -357,7 +286,7 @@ impl Run {
 
     /// The phases up to `now`. A start that began before this request arrived counts from its arrival only, so the
     /// phases always add up to the total.
-    fn phases(&self, now: Instant) -> Phases {
+    pub(super) fn phases(&self, now: Instant) -> Phases {
         let us = |from: Instant, to: Instant| {
             to.saturating_duration_since(from.max(self.arrived)).as_micros() as u64
         };
@@ -372,7 +301,7 @@ impl Run {
     }
 
     /// Gives the place back and writes the record, off the path of the answer.
-    fn finish(self, response_bytes: u64, error: Option<&ApiError>, lease: Option<Lease>) {
+    pub(super) fn finish(self, response_bytes: u64, error: Option<&ApiError>, lease: Option<Lease>) {
         let (mut cpu_us, mut memory_peak_kb) = (None, None);
         if let Some(lease) = lease {
             lease.instance.end_work(self.meta.id);
@@ -396,7 +325,7 @@ impl Run {
             blame: error.map(|e| e.blame),
             trace_id: self.meta.trace.trace_id(),
         };
-        let state = self.engine.function_state(&self.key);
+        let Some(state) = self.state else { return };
         let instance = record.instance.clone().unwrap_or_else(|| "-".into());
         platform_line(&state.log, &instance, Some(self.meta.id), report(&record, error));
         lock(&state.records).add(record);
@@ -473,15 +402,23 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// The request as the function's server gets it.
-fn http_request(payload: Payload, trace: &TraceContext, id: InvocationId) -> Request<BoxBody> {
-    let mut request = match payload {
-        Payload::Http(request) => *request,
+/// The request as the function's server gets it, and whether all of it was there to send.
+fn http_request(
+    payload: Payload,
+    trace: &TraceContext,
+    id: InvocationId,
+) -> (Request<BoxBody>, Arc<AtomicBool>) {
+    let (mut request, whole) = match payload {
+        Payload::Http(request) => {
+            let (head, body) = request.into_parts();
+            let (body, whole) = Tracked::new(body);
+            (Request::from_parts(head, body.boxed_unsync()), whole)
+        }
         Payload::Event(event) => {
             let mut request = Request::new(crate::body::full(event));
             *request.method_mut() = Method::POST;
             request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-            request
+            (request, Arc::new(AtomicBool::new(true)))
         }
     };
     let headers = request.headers_mut();
@@ -496,117 +433,5 @@ fn http_request(payload: Payload, trace: &TraceContext, id: InvocationId) -> Req
     set("traceparent", &trace.traceparent());
     set("tracestate", trace.tracestate().unwrap_or("\n"));
     set(stratos_api::header::INVOCATION, &id.to_string());
-    request
-}
-
-/// A handler's streaming answer as a body.
-struct ChunkBody(mpsc::Receiver<Result<Bytes, StreamError>>);
-
-impl Body for ChunkBody {
-    type Data = Bytes;
-    type Error = StreamError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, StreamError>>> {
-        self.0.poll_recv(context).map(|item| item.map(|chunk| chunk.map(Frame::data)))
-    }
-}
-
-/// A body on its way to the caller. It holds the place in the instance until it ends.
-struct StreamedBody<B> {
-    body: B,
-    sleep: Pin<Box<tokio::time::Sleep>>,
-    sent: u64,
-    finish: Option<Finish>,
-}
-
-struct Finish {
-    run: Run,
-    lease: Lease,
-    sender: Option<hyper::client::conn::http1::SendRequest<BoxBody>>,
-    spec: Arc<stratos_types::FunctionSpec>,
-}
-
-impl Finish {
-    fn done(mut self, bytes: u64, error: Option<ApiError>) {
-        self.run.meta.phases = self.run.phases(Instant::now());
-        if let (WayIn::Http(port), Some(sender), None) = (&self.lease.instance.way_in, self.sender, &error) {
-            port.keep(sender);
-        }
-        let error = error.map(|e| e.for_invocation(self.run.meta.id));
-        self.run.finish(bytes, error.as_ref(), Some(self.lease));
-    }
-}
-
-impl<B: Body> StreamedBody<B> {
-    /// A body whose length is known is not asked again once all of it was given.
-    fn finish_at_end(&mut self) {
-        if self.body.is_end_stream()
-            && let Some(finish) = self.finish.take()
-        {
-            finish.done(self.sent, None);
-        }
-    }
-}
-
-impl<B> Body for StreamedBody<B>
-where
-    B: Body<Data = Bytes> + Send + Unpin + 'static,
-    B::Error: Into<BoxError>,
-{
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let this = self.get_mut();
-        match Pin::new(&mut this.body).poll_frame(context) {
-            Poll::Ready(Some(Ok(frame))) => {
-                this.sent += frame.data_ref().map_or(0, |data| data.len() as u64);
-                this.finish_at_end();
-                Poll::Ready(Some(Ok(frame)))
-            }
-            Poll::Ready(Some(Err(error))) => {
-                let error = error.into();
-                if let Some(finish) = this.finish.take() {
-                    let failure = ApiError::new(ErrorCode::FunctionBadResponse, "the answer broke off");
-                    finish.done(this.sent, Some(failure.caused_by(&*error)));
-                }
-                Poll::Ready(Some(Err(error)))
-            }
-            Poll::Ready(None) => {
-                if let Some(finish) = this.finish.take() {
-                    finish.done(this.sent, None);
-                }
-                Poll::Ready(None)
-            }
-            Poll::Pending if this.finish.is_some() && this.sleep.as_mut().poll(context).is_ready() => {
-                let finish = this.finish.take().expect("checked in the guard");
-                finish.lease.instance.end("a request ran out of time");
-                let error = failure::timed_out(&finish.spec, During::Request);
-                finish.done(this.sent, Some(error.clone()));
-                Poll::Ready(Some(Err(Box::new(error))))
-            }
-            Poll::Pending => Poll::Pending,
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        // Only once the end was seen here, so that `finish` is never skipped.
-        self.finish.is_none()
-    }
-}
-
-impl<B> Drop for StreamedBody<B> {
-    fn drop(&mut self) {
-        if let Some(finish) = self.finish.take() {
-            // The caller went away. The connection is not used again; a handler's answer is drained by its sender.
-            let message = "the caller went away before the end of the answer";
-            finish.done(self.sent, Some(ApiError::new(ErrorCode::BadRequest, message)));
-        }
-    }
+    (request, whole)
 }

@@ -21,8 +21,18 @@ const FOLLOW_BACKLOG: usize = 1024;
 pub struct FunctionLog {
     current: PathBuf,
     previous: PathBuf,
-    file: Mutex<Option<(File, u64)>>,
+    file: Mutex<Output>,
     followers: broadcast::Sender<LogLine>,
+}
+
+/// Where lines go.
+enum Output {
+    /// Nothing was written yet, or the file became `previous`.
+    Closed,
+    /// The file and its size in bytes.
+    Open(File, u64),
+    /// The function was removed: what its last instances print is dropped.
+    Deleted,
 }
 
 impl FunctionLog {
@@ -31,7 +41,7 @@ impl FunctionLog {
         Self {
             current: base.with_added_extension("log"),
             previous: base.with_added_extension("previous.log"),
-            file: Mutex::new(None),
+            file: Mutex::new(Output::Closed),
             followers: broadcast::Sender::new(FOLLOW_BACKLOG),
         }
     }
@@ -51,23 +61,27 @@ impl FunctionLog {
     fn write(&self, line: &LogLine) -> io::Result<()> {
         let mut bytes = serde_json::to_vec(line)?;
         bytes.push(b'\n');
-        let mut slot = super::lock(&self.file);
-        if slot.as_ref().is_some_and(|(_, size)| size + bytes.len() as u64 > MAX_FILE_BYTES) {
-            *slot = None;
+        let mut output = super::lock(&self.file);
+        if matches!(&*output, Output::Deleted) {
+            return Ok(());
+        }
+        if matches!(&*output, Output::Open(_, size) if size + bytes.len() as u64 > MAX_FILE_BYTES) {
+            *output = Output::Closed;
             std::fs::rename(&self.current, &self.previous)?;
         }
-        if slot.is_none() {
+        if matches!(&*output, Output::Closed) {
             let mut file = OpenOptions::new().create(true).append(true).open(&self.current)?;
             let size = file.metadata()?.len();
             if size > 0 {
                 // A killed agent may have left half a line: end it, so that this one is not lost with it.
                 file.write_all(b"\n")?;
             }
-            *slot = Some((file, size + 1));
+            *output = Output::Open(file, size + 1);
         }
-        let (file, size) = slot.as_mut().expect("the file was opened above");
-        file.write_all(&bytes)?;
-        *size += bytes.len() as u64;
+        if let Output::Open(file, size) = &mut *output {
+            file.write_all(&bytes)?;
+            *size += bytes.len() as u64;
+        }
         Ok(())
     }
 
@@ -95,7 +109,7 @@ impl FunctionLog {
     }
 
     pub(super) fn delete(&self) {
-        *super::lock(&self.file) = None;
+        *super::lock(&self.file) = Output::Deleted;
         for path in [&self.current, &self.previous] {
             match std::fs::remove_file(path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {

@@ -16,6 +16,8 @@ mod port;
 mod record;
 mod retry;
 mod runtime_api;
+mod start;
+mod streamed;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -78,8 +80,6 @@ pub struct InvokeRequest {
     pub arrived: Instant,
     /// The Lambda client context, JSON.
     pub client_context: Option<String>,
-    /// What caused it: `http`, `invoke` or `async`.
-    pub trigger: &'static str,
 }
 
 /// What a function is given.
@@ -161,6 +161,9 @@ struct Inner {
     functions: Mutex<HashMap<FunctionKey, Arc<FunctionState>>>,
     starters: tokio::sync::Semaphore,
     committed_bytes: AtomicU64,
+    memory_freed: tokio::sync::Notify,
+    /// Counts changes of what names mean, so that what was loaded meanwhile is not taken for current.
+    changes: AtomicU64,
     stopping: AtomicBool,
     async_work: tokio::sync::Notify,
     started: Instant,
@@ -220,6 +223,8 @@ impl Engine {
             pools: Mutex::default(),
             functions: Mutex::default(),
             committed_bytes: AtomicU64::new(0),
+            memory_freed: tokio::sync::Notify::new(),
+            changes: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
             async_work: tokio::sync::Notify::new(),
             started: Instant::now(),
@@ -254,7 +259,11 @@ impl Engine {
     /// Takes note that a function was deployed, rolled back or removed: new requests get what is current now, old
     /// instances end once they are idle.
     pub fn function_changed(&self, key: &FunctionKey) {
-        write(&self.0.current).remove(key);
+        {
+            let mut current = write(&self.0.current);
+            self.0.changes.fetch_add(1, Ordering::AcqRel);
+            current.remove(key);
+        }
         let retired: Vec<_> = lock(&self.0.pools).extract_if(|(k, _), _| k == key).collect();
         for (_, pool) in retired {
             pool.retire();
@@ -384,9 +393,12 @@ impl Engine {
         loop {
             tick.tick().await;
             let pools: Vec<_> = lock(&self.0.pools).values().cloned().collect();
-            for pool in pools {
+            for pool in &pools {
                 pool.end_idle(self.0.config.idle_timeout);
             }
+            drop(pools);
+            // A version that nobody uses gives back its mounts; who holds a pool is about to use it.
+            lock(&self.0.pools).retain(|_, pool| !pool.is_empty() || Arc::strong_count(pool) > 1);
         }
     }
 }

@@ -8,11 +8,11 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use stratos_api::{ApiError, InstanceInfo};
+use stratos_api::{ApiError, Blame, InstanceInfo};
 use tokio::sync::oneshot;
 
 use super::deployed::Deployed;
-use super::failure;
+use super::failure::{self, EndReason};
 use super::instance::{Instance, StartTimes};
 use super::lock;
 
@@ -26,7 +26,10 @@ pub(super) struct Pool {
 #[derive(Default)]
 struct State {
     members: Vec<Member>,
+    /// Starts that are reserved or under way.
     starting: u32,
+    /// Of these, those under way.
+    initializing: u32,
     waiting: VecDeque<Waiter>,
     retired: bool,
 }
@@ -101,7 +104,7 @@ impl Pool {
     }
 
     /// Reserves the right to start as many instances as are needed now. Each must end in [`Self::add`] or
-    /// [`Self::start_failed`] or [`Self::start_not_needed`].
+    /// [`Self::start_failed`], [`Self::start_put_off`] or a `false` of [`Self::start_still_wanted`].
     pub(super) fn reserve_starts(&self) -> u32 {
         let mut state = lock(&self.state);
         if state.retired && state.waiting.is_empty() {
@@ -131,6 +134,11 @@ impl Pool {
         wanted
     }
 
+    /// A reserved start begins.
+    pub(super) fn start_begins(&self) {
+        lock(&self.state).initializing += 1;
+    }
+
     /// Gives back a reserved start that cannot be made now, for want of memory on the node.
     pub(super) fn start_put_off(&self) {
         lock(&self.state).starting -= 1;
@@ -140,6 +148,7 @@ impl Pool {
     pub(super) fn add(self: &Arc<Self>, instance: Arc<Instance>, start: StartTimes) {
         let mut state = lock(&self.state);
         state.starting -= 1;
+        state.initializing -= 1;
         state.members.push(Member {
             instance,
             in_flight: 0,
@@ -151,11 +160,19 @@ impl Pool {
         self.end_if_retired(&mut state);
     }
 
-    /// An instance did not come up. What failed once would fail for each of those who wait, so all of them are told.
-    pub(super) fn start_failed(&self, error: &ApiError) {
+    /// An instance did not come up. Without another that serves, what failed would fail for each of those who wait,
+    /// so all of them are told. With one, only the function's own failure is told, to as many as it would have served.
+    pub(super) fn start_failed(&self, error: &ApiError, began: bool) {
         let mut state = lock(&self.state);
         state.starting -= 1;
-        for waiter in state.waiting.drain(..) {
+        state.initializing -= u32::from(began);
+        let serving = state.members.iter().any(|m| !m.instance.is_ended());
+        let told = match (serving, error.blame) {
+            (false, _) => state.waiting.len(),
+            (true, Blame::Function) => state.waiting.len().min(self.deployed.spec.concurrency as usize),
+            (true, _) => 0,
+        };
+        for waiter in state.waiting.drain(..told) {
             // A caller that gave up needs no answer.
             drop(waiter.grant.send(Err(error.clone())));
         }
@@ -204,7 +221,7 @@ impl Pool {
     fn end_if_retired(&self, state: &mut State) {
         if state.retired && state.waiting.is_empty() {
             for member in state.members.iter().filter(|m| m.in_flight == 0) {
-                member.instance.end("its version is no longer used");
+                member.instance.end(EndReason::Retired);
             }
         }
     }
@@ -213,7 +230,7 @@ impl Pool {
     pub(super) fn end_idle(&self, timeout: Duration) {
         for member in &lock(&self.state).members {
             if member.in_flight == 0 && member.idle_since.elapsed() >= timeout {
-                member.instance.end("it was idle");
+                member.instance.end(EndReason::Idle);
             }
         }
     }
@@ -225,15 +242,31 @@ impl Pool {
         idle.min_by_key(|m| m.idle_since).map(|m| (m.idle_since, Arc::clone(&m.instance)))
     }
 
+    /// Ends an instance unless a request took it meanwhile.
+    pub(super) fn end_if_idle(&self, instance: &Arc<Instance>, reason: EndReason) -> bool {
+        let state = lock(&self.state);
+        let idle = state.members.iter().any(|m| m.in_flight == 0 && Arc::ptr_eq(&m.instance, instance));
+        if idle {
+            instance.end(reason);
+        }
+        idle
+    }
+
     pub(super) fn kill_all(&self) {
         let mut state = lock(&self.state);
         state.waiting.clear();
-        state.members.iter().for_each(|m| m.instance.end("the node is stopping"));
+        state.members.iter().for_each(|m| m.instance.end(EndReason::Stopping));
     }
 
     /// Whether an instance is being started: a request that ran out of time then waited for the function's own start.
-    pub(super) fn is_starting(&self) -> bool {
-        lock(&self.state).starting > 0
+    pub(super) fn is_initializing(&self) -> bool {
+        lock(&self.state).initializing > 0
+    }
+
+    /// Whether nothing runs, starts or waits here.
+    pub(super) fn is_empty(&self) -> bool {
+        let state = lock(&self.state);
+        state.members.is_empty() && state.starting == 0 && state.waiting.is_empty()
     }
 
     /// Instances that run or start, and requests that wait.

@@ -17,6 +17,9 @@ use crate::clock::now_ms;
 
 /// Attempts before an invocation is given up; AWS Lambda makes as many by default.
 const MAX_ATTEMPTS: u32 = 3;
+/// Attempts begun, those counted that a killed node left without an outcome: kills alone must not lose an invocation
+/// soon, and one that takes the node down with it must not do so for ever.
+const MAX_BEGUN: u32 = 3 * MAX_ATTEMPTS;
 /// Pause before the second attempt; each further one is four times as long.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// Pause when the node had no room: the function is not to blame, so the attempt does not count.
@@ -108,6 +111,16 @@ impl Engine {
         }
         let trace = TraceContext::parse(&request.traceparent, request.tracestate.as_deref());
         let attempts = record.attempts + 1;
+        if attempts > MAX_BEGUN {
+            tracing::warn!(invocation = %id, attempts, "given up: the node ended in the middle of it too often");
+            let error = ApiError::new(ErrorCode::Internal, "the node ended in the middle of it too often");
+            let said = serde_json::to_string(&error).unwrap_or_default();
+            let tenant = request.key.tenant.clone();
+            if let Err(error) = self.blocking(move |store| store.bury(&tenant, id, said)).await {
+                tracing::error!(invocation = %id, %error, "cannot store how an invocation ended");
+            }
+            return;
+        }
         let outcome = self
             .invoke(InvokeRequest {
                 key: request.key.clone(),
@@ -117,7 +130,6 @@ impl Engine {
                 trace: trace.map_or_else(TraceContext::root, |t| t.child()),
                 arrived: Instant::now(),
                 client_context: request.client_context,
-                trigger: "async",
             })
             .await;
         let error = failure_of(outcome).await;

@@ -16,7 +16,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use stratos_api::{ApiError, ErrorCode};
 use stratos_types::{InvocationId, TraceContext};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use super::error_report;
 use super::failure;
@@ -29,6 +29,11 @@ const BODY_SLACK: usize = 100;
 const MAX_ERROR_BYTES: usize = 256 << 10;
 /// Chunks of a streaming answer that wait for a slow client before the function waits.
 const STREAM_BACKLOG: usize = 16;
+
+/// Connections of an instance beyond one for each request at a time; more wait in the kernel, at its own cost.
+const SPARE_CONNECTIONS: usize = 16;
+/// Read buffer of a connection in bytes, and so the largest head.
+const MAX_HEAD: usize = 64 << 10;
 
 const PREFIX: &str = "/2018-06-01/runtime/";
 
@@ -45,7 +50,13 @@ pub(super) struct Job {
 /// What a handler made of it.
 pub(super) enum Reply {
     Event(Bytes),
-    Stream { content_type: Option<HeaderValue>, chunks: mpsc::Receiver<Result<Bytes, StreamError>> },
+    Stream {
+        content_type: Option<HeaderValue>,
+        /// What it sends.
+        chunks: mpsc::Receiver<Result<Bytes, StreamError>>,
+        /// Resolves when the handler has sent all of it, or cannot any more.
+        ended: oneshot::Receiver<()>,
+    },
     Failed(ApiError),
 }
 
@@ -86,8 +97,11 @@ impl RuntimeApi {
     }
 
     /// Serves connections until the task is aborted.
-    pub(super) async fn serve(self: Arc<Self>, listener: tokio::net::TcpListener) {
+    pub(super) async fn serve(self: Arc<Self>, listener: tokio::net::TcpListener, concurrency: u32) {
+        // One for each request at a time, and some for clients that open a new one before they close the old.
+        let places = Arc::new(Semaphore::new(concurrency as usize + SPARE_CONNECTIONS));
         loop {
+            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
             let stream = match listener.accept().await {
                 Ok((stream, _)) => stream,
                 Err(error) => {
@@ -106,13 +120,15 @@ impl RuntimeApi {
                 async move { Ok::<_, Infallible>(api.answer(request).await) }
             });
             let connection = hyper::server::conn::http1::Builder::new()
-                // The bootstraps send an answer and ask for the next request in one write.
-                .pipeline_flush(true)
+                // Never pipeline_flush: with it hyper writes nothing while half of another request is read, so a client
+                // that sends without reading would make it keep answers without bound.
+                .max_buf_size(MAX_HEAD)
                 .serve_connection(TokioIo::new(stream), service);
             tokio::spawn(async move {
                 if let Err(error) = connection.await {
                     tracing::debug!(%error, "an instance's connection ended");
                 }
+                drop(place);
             });
         }
     }
@@ -211,7 +227,9 @@ impl RuntimeApi {
     ) -> Response<Full<Bytes>> {
         let (sender, chunks) = mpsc::channel(STREAM_BACKLOG);
         let content_type = headers.get(header::CONTENT_TYPE).cloned();
-        drop(reply.send(Reply::Stream { content_type, chunks }));
+        // Dropped at the end of this function, however it ends.
+        let (_sending, ended) = oneshot::channel();
+        drop(reply.send(Reply::Stream { content_type, chunks, ended }));
         while let Some(frame) = body.frame().await {
             let item = match frame.map(http_body::Frame::into_data) {
                 Ok(Ok(data)) => Ok(data),

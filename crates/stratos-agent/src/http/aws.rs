@@ -110,7 +110,7 @@ async fn run(api: Arc<Api>, call: Call, name: String, request: Request) -> Resul
             let spec = api.engine.spec(&key).await?;
             let log = asked.wants_log.then(|| api.engine.log(&key).subscribe());
             let payload = Payload::Event(payload);
-            let request = call.request(key, version, payload, trace, asked.client_context, "invoke");
+            let request = call.request(key, version, payload, trace, asked.client_context);
             let outcome = api.engine.invoke(request).await;
             let mut response = answer(outcome, spec.timeout.duration().as_secs_f64()).await?;
             if let Some(log) = log {

@@ -67,7 +67,7 @@ pub(super) async fn call(State(api): State<Arc<Api>>, origin: Origin, request: R
             Payload::Event(event(&key.name, call, parts, &path, &body, origin.peer, &trace).into())
         }
     };
-    let outcome = api.engine.invoke(call.request(key, None, payload, trace, None, "http")).await;
+    let outcome = api.engine.invoke(call.request(key, None, payload, trace, None)).await;
     Ok(answer(outcome).await)
 }
 

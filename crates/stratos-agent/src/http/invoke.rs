@@ -77,7 +77,7 @@ pub(super) async fn invoke(
         EntryKind::Handler => Payload::Event(event(payload)?),
         EntryKind::Http => Payload::Http(Box::new(post(&parts, payload))),
     };
-    let outcome = api.engine.invoke(call.request(key, params.version, payload, trace, None, "invoke")).await;
+    let outcome = api.engine.invoke(call.request(key, params.version, payload, trace, None)).await;
     Ok(answer(outcome))
 }
 
@@ -100,10 +100,9 @@ impl Call {
         payload: Payload,
         trace: TraceContext,
         client_context: Option<String>,
-        trigger: &'static str,
     ) -> InvokeRequest {
         let Self { id, arrived } = self;
-        InvokeRequest { key, version, id, payload, trace, arrived, client_context, trigger }
+        InvokeRequest { key, version, id, payload, trace, arrived, client_context }
     }
 
     pub(super) fn stored(

@@ -1,0 +1,123 @@
+//! Starting instances where requests wait, within the node's processors and memory.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use stratos_api::{ApiError, ErrorCode};
+
+use super::deployed::Deployed;
+use super::failure::EndReason;
+use super::instance::Instance;
+use super::invoke::platform_line;
+use super::pool::Pool;
+use super::{Engine, lock};
+
+/// How long a starting instance may keep others from starting; a slow init does not hold up the node.
+const START_TURN: Duration = Duration::from_millis(250);
+/// Pause before a start is tried again that found no memory, or failed while other instances serve.
+const START_PAUSE: Duration = Duration::from_millis(50);
+/// How long the memory of an ended instance is waited for.
+const MEMORY_WAIT: Duration = Duration::from_secs(1);
+
+impl Engine {
+    /// The instances of a version.
+    pub(super) fn pool(&self, deployed: &Arc<Deployed>) -> Arc<Pool> {
+        let mut pools = lock(&self.0.pools);
+        let pool = pools
+            .entry((deployed.key.clone(), deployed.version))
+            .or_insert_with(|| Arc::new(Pool::new(Arc::clone(deployed), self.0.config.queue_limit)));
+        Arc::clone(pool)
+    }
+
+    /// Starts what the requests in line need.
+    pub(super) fn start_where_needed(&self, pool: &Arc<Pool>) {
+        for _ in 0..pool.reserve_starts() {
+            tokio::spawn(self.clone().start_one(Arc::clone(pool)));
+        }
+    }
+
+    async fn start_one(self, pool: Arc<Pool>) {
+        let Ok(turn) = self.0.starters.acquire().await else { return };
+        if !pool.start_still_wanted() {
+            return;
+        }
+        let memory = pool.deployed.spec.memory.bytes();
+        if memory > self.0.config.memory_budget {
+            return pool.start_failed(&too_large(&pool.deployed, self.0.config.memory_budget), false);
+        }
+        if !self.reserve_memory(memory).await {
+            tracing::debug!(function = %pool.deployed.key, "no memory left for another instance");
+            pool.start_put_off();
+            drop(turn);
+            // An instance elsewhere may be idle by then; once nobody waits nothing is reserved.
+            tokio::time::sleep(START_PAUSE).await;
+            return self.start_where_needed(&pool);
+        }
+        let log = self.log(&pool.deployed.key);
+        pool.start_begins();
+        let start =
+            Instance::start(Arc::clone(&self.0.sandbox), Arc::clone(&pool.deployed), Arc::clone(&log));
+        let mut start = std::pin::pin!(start);
+        let mut turn = Some(turn);
+        let started = match tokio::time::timeout(START_TURN, &mut start).await {
+            Ok(started) => started,
+            Err(_) => {
+                drop(turn.take());
+                start.await
+            }
+        };
+        drop(turn);
+        match started {
+            Ok((instance, times)) => {
+                pool.add(Arc::clone(&instance), times);
+                let death = instance.death().await;
+                pool.remove(&instance);
+                tracing::debug!(function = %pool.deployed.key, instance = %instance.id, ?death, "instance gone");
+            }
+            Err(error) => {
+                platform_line(&log, "-", None, format!("START failed: {error}"));
+                pool.start_failed(&error, true);
+                tokio::time::sleep(START_PAUSE).await;
+            }
+        }
+        self.0.committed_bytes.fetch_sub(memory, Ordering::AcqRel);
+        self.0.memory_freed.notify_waiters();
+        // Requests may still wait: here (this pool may be retired, and then is in no list), or for another function.
+        self.start_where_needed(&pool);
+        let pools: Vec<_> = lock(&self.0.pools).values().cloned().collect();
+        pools.iter().for_each(|pool| self.start_where_needed(pool));
+    }
+
+    /// Sets memory aside for an instance; makes room by ending the instance that has been idle longest.
+    async fn reserve_memory(&self, bytes: u64) -> bool {
+        let budget = self.0.config.memory_budget;
+        let reserve = |used: u64| (used + bytes <= budget).then_some(used + bytes);
+        // Each round ends one instance; a bound, in case others take what comes free.
+        for _ in 0..64 {
+            let freed = self.0.memory_freed.notified();
+            if self.0.committed_bytes.fetch_update(Ordering::AcqRel, Ordering::Acquire, reserve).is_ok() {
+                return true;
+            }
+            let pools: Vec<_> = lock(&self.0.pools).values().cloned().collect();
+            let idlest = pools
+                .iter()
+                .filter_map(|pool| pool.longest_idle().map(|(since, instance)| (since, pool, instance)))
+                .min_by_key(|(since, ..)| *since);
+            let Some((_, pool, instance)) = idlest else { return false };
+            if pool.end_if_idle(&instance, EndReason::MemoryNeeded) {
+                // Whether it came or not: the next round looks.
+                tokio::time::timeout(MEMORY_WAIT, freed).await.unwrap_or_default();
+            }
+        }
+        false
+    }
+}
+
+fn too_large(deployed: &Deployed, budget: u64) -> ApiError {
+    let memory = deployed.spec.memory;
+    let message =
+        format!("an instance needs {memory}, this node gives all functions together {} MB", budget >> 20);
+    ApiError::new(ErrorCode::Unavailable, message)
+        .hint("lower `memory` in stratos.toml, or give the node more with --memory")
+}
