@@ -2,11 +2,18 @@
 //!
 //! Pure. What comes in here was made by a function and is not trusted.
 
+mod json;
+
+use std::borrow::Cow;
+use std::cell::Cell;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde_json::{Map, Value};
+
+use self::json::{AnswerReader, Content, MAX_HEAD, from_text, has_status};
 
 /// Why an answer cannot be turned into HTTP.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -32,33 +39,39 @@ pub struct Head {
 /// other JSON is the body itself.
 ///
 /// # Errors
-/// When it is not JSON, or an object with `statusCode` whose other members are wrong.
+/// When it is not JSON, or an object with `statusCode` whose other members are wrong, or over 64 KiB without the body.
 pub fn parse(event: &Bytes) -> Result<(Head, Bytes), BadAnswer> {
     let json = HeaderValue::from_static("application/json");
-    // Most answers that are not structured do not even start like an object: no need to build them as values.
-    let value: Value = serde_json::from_slice(event).map_err(|_| BadAnswer::new("the answer is not JSON"))?;
-    let object = match value {
-        Value::Object(object) if object.contains_key("statusCode") => object,
-        _ => {
-            let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, json)]);
-            return Ok((Head { status: StatusCode::OK, headers }, event.clone()));
-        }
-    };
-    let mut head = head(&object)?;
+    let not_json = || BadAnswer::new("the answer is not JSON");
+    // What is skipped below is not checked for being UTF-8.
+    let text = std::str::from_utf8(event).map_err(|_| not_json())?;
+    if !has_status(text).map_err(|_| not_json())? {
+        let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, json)]);
+        return Ok((Head { status: StatusCode::OK, headers }, event.clone()));
+    }
+    let left = Cell::new(MAX_HEAD);
+    let answer = from_text(text, AnswerReader(&left)).map_err(|_| match left.get() {
+        0 => BadAnswer::new("the answer without its body is over 64 KiB"),
+        _ => not_json(),
+    })?;
+    let mut head = head(&answer.members)?;
     head.headers.entry(header::CONTENT_TYPE).or_insert(json);
-    let encoded = match object.get("isBase64Encoded") {
+    let encoded = match answer.members.get("isBase64Encoded") {
         None | Some(Value::Null) => false,
         Some(Value::Bool(encoded)) => *encoded,
         Some(_) => return Err(BadAnswer::new("isBase64Encoded is not true or false")),
     };
-    let body = match (object.get("body"), encoded) {
-        (None | Some(Value::Null), _) => Bytes::new(),
-        (Some(Value::String(text)), false) => Bytes::from(text.clone()),
-        (Some(Value::String(text)), true) => {
-            let bytes = STANDARD.decode(text);
+    let body = match (answer.body, encoded) {
+        (Content::Nothing, _) => Bytes::new(),
+        (Content::Text(Cow::Borrowed(text)), false) => event.slice_ref(text.as_bytes()),
+        (Content::Text(Cow::Owned(text)), false) => Bytes::from(text),
+        (Content::Text(text), true) => {
+            let bytes = STANDARD.decode(text.as_bytes());
             bytes.map_err(|_| BadAnswer::new("isBase64Encoded is true but body is not base64"))?.into()
         }
-        (Some(_), _) => return Err(BadAnswer::new("body is not a string (JSON has to be made text)")),
+        (Content::Other, _) => {
+            return Err(BadAnswer::new("body is not a string (JSON has to be made text)"));
+        }
     };
     Ok((head, body))
 }
@@ -225,5 +238,54 @@ mod tests {
             let got = shown(json);
             assert!(got.starts_with("error: ") && got.contains(want), "{json}: {got}");
         }
+    }
+
+    #[test]
+    fn a_large_answer_is_never_built_as_values() {
+        let items = |count: usize| format!("[{}0]", r#"{"":0},"#.repeat(count));
+        let deep = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+        let parsed = |json: &str| parse(&Bytes::from(json.to_owned()));
+        // As a body of its own, or in members that mean nothing, anything goes.
+        for json in [
+            items(900_000),
+            deep(1_000_000),
+            format!(r#"{{"cookies":{},"headers":{}}}"#, items(100_000), deep(1000)),
+        ] {
+            assert_eq!(parsed(&json).unwrap().1.len(), json.len());
+        }
+        let other = format!(r#"{{"other":{},"statusCode":201,"more":{}}}"#, items(100_000), deep(100_000));
+        assert_eq!(parsed(&other).unwrap().0.status, StatusCode::CREATED);
+        // A member that means something is read only so far.
+        for (member, value, want) in [
+            ("headers", items(100_000), "over 64 KiB"),
+            ("cookies", items(100_000), "over 64 KiB"),
+            ("cookies", format!("[{:?}]", "a".repeat(70_000)), "over 64 KiB"),
+            ("statusCode", format!("{:?}", "1".repeat(70_000)), "over 64 KiB"),
+            ("headers", format!(r#"{{"{}":"1"}}"#, "a".repeat(70_000)), "over 64 KiB"),
+            ("headers", deep(1000), "not JSON"),
+            ("body", items(100_000), "body is not a string"),
+            ("body", deep(100_000), "body is not a string"),
+        ] {
+            let got = parsed(&format!(r#"{{"statusCode":200,"{member}":{value}}}"#)).unwrap_err().to_string();
+            assert!(got.contains(want), "{member}: {got}");
+        }
+    }
+
+    #[test]
+    fn bodies_are_taken_as_they_are() {
+        for (json, want) in [
+            (r#"{"statusCode":200,"body":"plain"}"#, Some("plain")),
+            (r#"{"body":"a\n\u00fcb","statusCode":200}"#, Some("a\nüb")),
+            // The last one counts, as everywhere in JSON.
+            (r#"{"statusCode":500,"body":"a","statusCode":200,"body":"b"}"#, Some("b")),
+            (r#"{"statusCode":200,"\u0062ody":"escaped"}"#, Some("escaped")),
+            (r#"{"statusCode":200,"body":"\ud800"}"#, None),
+            (r#"{"statusCode":200,"body":7}"#, None),
+            (r#"{"statusCode":200} x"#, None),
+        ] {
+            let got = parse(&Bytes::from_static(json.as_bytes()));
+            assert_eq!(got.ok().map(|(_, body)| body), want.map(Bytes::from), "{json}");
+        }
+        assert!(parse(&Bytes::from_static(b"\"\xff\"")).is_err());
     }
 }
