@@ -6,6 +6,7 @@ use bytes::{Bytes, BytesMut};
 use http_body::Body;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// Any error, as bodies carry it.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -20,6 +21,34 @@ pub const MAX_PAYLOAD: usize = 6 << 20;
 /// answer rather than a connection reset.
 const DISCARD_LIMIT: usize = 64 << 20;
 const DISCARD_TIME: Duration = Duration::from_secs(10);
+
+/// What of every body is read without a share of a budget. So clients that only announce large bodies take nothing, and
+/// small payloads never wait for large ones.
+const FREE: usize = 64 << 10;
+
+/// What all bodies on their way into memory may take together.
+static READING: Budget = Budget::new(256 << 20);
+
+/// A bound on the memory of bodies that are being read at the same time. Who finds nothing left waits, in order.
+#[derive(Debug)]
+pub struct Budget {
+    kib: Semaphore,
+    total: usize,
+}
+
+impl Budget {
+    /// A budget of so many bytes, counted in whole KiB. A body larger than all of it takes all of it.
+    pub const fn new(bytes: usize) -> Self {
+        let total = bytes >> 10;
+        Self { kib: Semaphore::const_new(total), total }
+    }
+
+    async fn share(&self, bytes: usize) -> SemaphorePermit<'_> {
+        let kib = bytes.div_ceil(1 << 10).min(self.total);
+        let kib = u32::try_from(kib).unwrap_or(u32::MAX);
+        self.kib.acquire_many(kib).await.expect("a budget is never closed")
+    }
+}
 
 /// Why a body could not be read to its end.
 #[derive(Debug, thiserror::Error)]
@@ -64,11 +93,29 @@ where
 }
 
 /// Reads a whole body of at most `limit` bytes. A longer one is refused without reading it when its length is
-/// announced, else at the first byte too many; what follows is discarded in the background.
+/// announced, else at the first byte too many; what follows is discarded in the background. All bodies read so share a
+/// [`Budget`] of 256 MiB; waiting for it counts as reading.
 ///
 /// # Errors
 /// When it is too long, too slow, or breaks off.
-pub async fn read<B>(mut body: B, limit: usize, within: Duration) -> Result<Bytes, ReadError>
+pub async fn read<B>(body: B, limit: usize, within: Duration) -> Result<Bytes, ReadError>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
+    read_with(&READING, body, limit, within).await
+}
+
+/// As [`read`], with a budget of its own.
+///
+/// # Errors
+/// When it is too long, too slow, or breaks off.
+pub async fn read_with<B>(
+    budget: &Budget,
+    mut body: B,
+    limit: usize,
+    within: Duration,
+) -> Result<Bytes, ReadError>
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BoxError>,
@@ -77,7 +124,7 @@ where
         discard(body);
         return Err(ReadError::TooLarge { limit });
     }
-    match tokio::time::timeout(within, collect(&mut body, limit)).await {
+    match tokio::time::timeout(within, collect(budget, &mut body, limit)).await {
         Ok(Err(error @ ReadError::TooLarge { .. })) => {
             discard(body);
             Err(error)
@@ -87,18 +134,27 @@ where
     }
 }
 
-async fn collect<B>(body: &mut B, limit: usize) -> Result<Bytes, ReadError>
+async fn collect<B>(budget: &Budget, body: &mut B, limit: usize) -> Result<Bytes, ReadError>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<BoxError>,
 {
+    let announced = body.size_hint().upper().and_then(|most| usize::try_from(most).ok());
+    let most = announced.map_or(limit, |most| most.min(limit));
+    let mut share = None;
     let mut first = Bytes::new();
     let mut all = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|e| ReadError::Broken { source: e.into() })?;
         let Ok(data) = frame.into_data() else { continue };
-        if data.len() > limit - all.len().max(first.len()) {
+        let got = all.len().max(first.len());
+        if data.len() > limit - got {
             return Err(ReadError::TooLarge { limit });
+        }
+        // Taken at once for all that may come: bodies that each held a part of the budget could wait for each other. What
+        // ends here is in memory already.
+        if share.is_none() && got + data.len() > FREE && !body.is_end_stream() {
+            share = Some(budget.share(most).await);
         }
         // Most bodies come in one piece, which then is not copied.
         match (first.is_empty(), all.is_empty()) {
@@ -140,6 +196,7 @@ mod tests {
     use futures_util::stream;
     use http_body::Frame;
     use http_body_util::StreamBody;
+    use tokio::sync::mpsc;
 
     use super::*;
 
@@ -181,5 +238,64 @@ mod tests {
         let never = boxed(StreamBody::new(stream::pending::<Result<Frame<Bytes>, BoxError>>()));
         let error = read(never, 10, Duration::from_secs(3)).await.unwrap_err();
         assert_eq!(error.to_string(), "the body did not arrive within 3 s");
+    }
+    /// A body that goes on as the test sends its pieces.
+    fn fed() -> (mpsc::UnboundedSender<usize>, BoxBody) {
+        let (feed, mut pieces) = mpsc::unbounded_channel();
+        let frames = stream::poll_fn(move |context| {
+            pieces.poll_recv(context).map(|size: Option<usize>| {
+                size.map(|size| Ok::<_, BoxError>(Frame::data(Bytes::from(vec![b'a'; size]))))
+            })
+        });
+        (feed, boxed(StreamBody::new(frames)))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn large_bodies_wait_for_their_share() {
+        static BUDGET: Budget = Budget::new(128 << 10);
+        const LIMIT: usize = 100 << 10;
+        let short = Duration::from_secs(3);
+        let left = || BUDGET.kib.available_permits();
+
+        // A body that only promises to be large takes nothing.
+        let (idle, body) = fed();
+        idle.send(1000).unwrap();
+        read_with(&BUDGET, body, LIMIT, short).await.unwrap_err();
+        assert_eq!(left(), 128);
+
+        let (feed, body) = fed();
+        feed.send(FREE).unwrap();
+        feed.send(1).unwrap();
+        let holder = tokio::spawn(read_with(&BUDGET, body, LIMIT, LONG));
+        while left() == 128 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(left(), 28);
+        // Small ones and such as are here as a whole pass; a large one waits no longer than it may.
+        let small = chunks(&["a", "b"]);
+        assert_eq!(read_with(&BUDGET, small, LIMIT, short).await.unwrap(), "ab");
+        assert_eq!(read_with(&BUDGET, full(vec![0; LIMIT]), LIMIT, short).await.unwrap().len(), LIMIT);
+        let large = || {
+            let (feed, body) = fed();
+            feed.send(FREE).unwrap();
+            feed.send(FREE / 2).unwrap();
+            body
+        };
+        let error = read_with(&BUDGET, large(), LIMIT, short).await.unwrap_err();
+        assert!(matches!(error, ReadError::TimedOut { .. }));
+        assert_eq!(left(), 28);
+
+        let waiter = tokio::spawn(read_with(&BUDGET, large(), LIMIT, LONG));
+        drop(feed);
+        assert_eq!(holder.await.unwrap().unwrap().len(), FREE + 1);
+        assert_eq!(waiter.await.unwrap().unwrap().len(), FREE + FREE / 2);
+        // One larger than the whole budget gets all of it.
+        let (feed, body) = fed();
+        for _ in 0..4 {
+            feed.send(FREE).unwrap();
+        }
+        drop(feed);
+        assert_eq!(read_with(&BUDGET, body, FREE * 4, LONG).await.unwrap().len(), FREE * 4);
+        assert_eq!(left(), 128);
     }
 }

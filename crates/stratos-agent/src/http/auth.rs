@@ -18,12 +18,16 @@ use super::aws_error::AwsError;
 use super::errors::Failure;
 use super::sigv4::{self, SignedRequest};
 use super::token::Token;
-use crate::body::{self, MAX_PAYLOAD};
+use crate::body::{self, Budget, MAX_PAYLOAD};
 
 /// Access key id with which AWS clients sign; their secret key is the token.
 pub const ACCESS_KEY: &str = "stratos";
 /// How long a signed payload may take to arrive.
 pub(super) const PAYLOAD_TIME: Duration = Duration::from_secs(60);
+
+/// What signed payloads take together before their signature can be checked: anybody can send what looks signed. Apart
+/// from the budget of other bodies, so that such senders keep nobody else waiting.
+static UNVERIFIED: Budget = Budget::new(32 << 20);
 
 /// Where a connection comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,7 +138,7 @@ async fn check_signature(token: &Token, request: Request<Body>) -> Result<Reques
         body::discard(body);
         return Err(AwsError::from(error).into_response());
     }
-    let bytes = body::read(body, MAX_PAYLOAD, PAYLOAD_TIME).await;
+    let bytes = body::read_with(&UNVERIFIED, body, MAX_PAYLOAD, PAYLOAD_TIME).await;
     let bytes = bytes.map_err(|e| AwsError::from(Failure::from(e).into_inner()).into_response())?;
     let request = SignedRequest {
         method: &parts.method,
