@@ -13,9 +13,14 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
+use stratos_types::spec::SpecError;
 
-/// Most bytes of a file that is read as text, such as `package.json`; lock files are the largest.
+use super::error::DeployError;
+
+/// Most bytes of a file that is read as text; lock files are the largest.
 const MAX_TEXT: u64 = 16 << 20;
+/// Most bytes of a file that is parsed as values of any kind, which take many times the memory of their text.
+const MAX_SETTINGS: u64 = 1 << 20;
 /// Most bytes of a function with its dependencies.
 const MAX_RESOLVED_BYTES: u64 = 1 << 30;
 /// Most files and folders of a function with its dependencies.
@@ -88,6 +93,24 @@ impl Folder {
         Ok(String::from_utf8(bytes).ok())
     }
 
+    /// The text of a file of settings, such as `package.json`; `None` when there is none, or when it is not UTF-8.
+    /// Over 1 MiB it is refused.
+    pub(super) fn settings(&self, name: &str) -> Result<Option<String>, DeployError> {
+        let read = |source| DeployError::io("read", &self.path, source);
+        let Some(file) = self.open_file(name).map_err(read)? else { return Ok(None) };
+        let mut bytes = Vec::new();
+        file.take(MAX_SETTINGS + 1).read_to_end(&mut bytes).map_err(read)?;
+        if bytes.len() as u64 > MAX_SETTINGS {
+            return Err(DeployError::Spec(SpecError {
+                file: name.to_owned(),
+                key: None,
+                message: "is over 1 MiB".into(),
+                hint: "keep settings in it only, and data in files of its own".into(),
+            }));
+        }
+        Ok(String::from_utf8(bytes).ok())
+    }
+
     /// The first bytes of a file, at most `most`; empty when there is no such file.
     pub(super) fn head(&self, name: &str, most: u64) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
@@ -151,6 +174,8 @@ impl Folder {
 mod tests {
     use std::os::unix::fs::symlink;
 
+    use stratos_api::{ApiError, ErrorCode};
+
     use super::*;
 
     #[test]
@@ -183,5 +208,18 @@ mod tests {
         }
         folder.tidy().unwrap();
         assert_eq!(fs::metadata(dir.path().join("secret")).unwrap().permissions().mode() & 0o777, 0o644);
+    }
+    #[test]
+    fn settings_have_a_limit() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = Folder::open(dir.path()).unwrap();
+        assert_eq!(folder.settings("package.json").unwrap(), None);
+        let most = usize::try_from(MAX_SETTINGS).unwrap();
+        fs::write(dir.path().join("package.json"), " ".repeat(most)).unwrap();
+        assert_eq!(folder.settings("package.json").unwrap().unwrap().len(), most);
+        fs::write(dir.path().join("package.json"), " ".repeat(most + 1)).unwrap();
+        let error = ApiError::from(folder.settings("package.json").unwrap_err());
+        assert_eq!((error.code, error.file.as_deref()), (ErrorCode::InvalidFunction, Some("package.json")));
+        assert_eq!(folder.text("package.json").unwrap().unwrap().len(), most + 1);
     }
 }

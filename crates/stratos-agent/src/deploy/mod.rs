@@ -183,14 +183,14 @@ fn read_spec(folder: &Folder, expected: Option<&FunctionName>) -> Result<Functio
             "pack the content of the function's folder, not the folder: tar -C FOLDER -cf package.tar .";
         return Err(spec_error(None, "there is no file at the top of the package", hint));
     }
-    let text = match folder.text(FILE_NAME).map_err(read)? {
+    let text = match folder.settings(FILE_NAME)? {
         Some(text) => text,
         None if files.contains_key(FILE_NAME) => {
-            return Err(spec_error(None, "is not UTF-8, or over 16 MiB", "write it anew with `stratos new`"));
+            return Err(spec_error(None, "is not UTF-8", "write it anew with `stratos new`"));
         }
         None => String::new(),
     };
-    let package_json = folder.text("package.json").map_err(read)?;
+    let package_json = folder.settings("package.json")?;
     let seen = Seen {
         spec: &text,
         package_json: package_json.as_deref(),

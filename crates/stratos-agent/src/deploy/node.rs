@@ -55,7 +55,7 @@ pub(super) fn resolve(
             break;
         }
     }
-    let package = folder.text("package.json").map_err(read)?;
+    let package = folder.settings("package.json")?;
     let package: serde_json::Value =
         package.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
     let wants = ["dependencies", "optionalDependencies"]

@@ -84,7 +84,7 @@ pub(super) fn resolve(
 
 /// True when `pyproject.toml` names dependencies, which then stand in a requirements file.
 fn write_requirements(folder: &Folder) -> Result<bool, DeployError> {
-    let text = folder.text("pyproject.toml").map_err(|e| DeployError::io("read", folder.path(), e))?;
+    let text = folder.settings("pyproject.toml")?;
     let Some(project) = text.and_then(|text| text.parse::<toml::Table>().ok()) else { return Ok(false) };
     let listed = project.get("project").and_then(|p| p.get("dependencies")).and_then(|d| d.as_array());
     let lines: Vec<&str> = listed.into_iter().flatten().filter_map(|line| line.as_str()).collect();
