@@ -14,13 +14,13 @@ use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, JoinSet};
 use tracing::Instrument;
 
-use super::dial::{Target, dial};
+use super::dial::{Lookups, Target, dial};
 use super::names::Names;
 use super::relay::{relay, reset};
 use super::{EgressError, EgressPolicy, MAX_CONNECTIONS, dns, netns};
 
-/// Refusals that are logged for the operator to see; later ones of the same instance only at debug level, so that a
-/// function cannot fill the log.
+/// Refusals, and as many failures, that are logged for the operator to see; later ones of the same instance only at
+/// debug level, so that a function cannot fill the log.
 const LOGGED_REFUSALS: u64 = 100;
 /// A DNS query over UDP, at most: what EDNS agrees on in practice.
 const MAX_QUERY: usize = 4096;
@@ -74,6 +74,7 @@ impl EgressGateway {
             names: Mutex::new(Names::new(&policy)),
             policy,
             slots: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+            lookups: Lookups::new(),
             counters: Counters::default(),
         });
         let server = runtime.spawn(serve(shared.clone(), listeners, dns).in_current_span());
@@ -106,6 +107,7 @@ struct Shared {
     policy: Arc<EgressPolicy>,
     names: Mutex<Names>,
     slots: Arc<Semaphore>,
+    lookups: Lookups,
     counters: Counters,
 }
 
@@ -189,16 +191,20 @@ async fn connection(shared: &Shared, near: TcpStream) {
     let Ok(SocketAddr::V4(wanted)) = near.local_addr() else { return reset(near) };
     let Some(target) = shared.target(wanted) else { return reset(near) };
     let port = wanted.port();
-    let far = match dial(&shared.policy, &target, port).await {
+    let far = match dial(&shared.policy, &shared.lookups, &target, port).await {
         Ok(far) => far,
         Err(error) if error.is_refusal() => {
             shared.refuse(&target, port, &error.to_string());
             return reset(near);
         }
         Err(error) => {
-            shared.counters.failed.fetch_add(1, Ordering::Relaxed);
+            let before = shared.counters.failed.fetch_add(1, Ordering::Relaxed);
             let cause = error.source().map(ToString::to_string);
-            tracing::info!(?target, port, %error, cause, "egress failed");
+            if before < LOGGED_REFUSALS {
+                tracing::info!(?target, port, %error, cause, "egress failed");
+            } else {
+                tracing::debug!(?target, port, %error, cause, "egress failed");
+            }
             return reset(near);
         }
     };
