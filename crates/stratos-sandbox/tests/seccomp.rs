@@ -143,6 +143,8 @@ cases = [
     ("ioctl TIOCLINUX", "EPERM", 16, 0, 0x541c, 0), ("ioctl other", "ENOTTY", 16, 0, 0x1234, 0),
     ("prctl SET_MM", "EINVAL", 157, 35, 0), ("personality", "EPERM", 135, 0x0040000), ("personality", "ok", 135, 0xffffffff),
     ("setsockopt ATTACH_BPF", "EPERM", 54, -1, 1, 50, 0, 0), ("setsockopt", "EBADF", 54, -1, 1, 9, 0, 0),
+    ("inotify_add_watch", "ENOSPC", 254, -1, 0, 1), ("fcntl F_NOTIFY", "EINVAL", 72, 0, 1026, 0),
+    ("fcntl F_NOTIFY, high bits", "EINVAL", 72, 0, 0x1_0000_0402, 0), ("fcntl F_GETFD", "ok", 72, 1, 1, 0),
     ("x32 getpid", "ENOSYS", 0x40000000 | 39), ("no such call", "ENOSYS", 600), ("getpid", "ok", 39),
     ("socket raw", "EPERM", 41, 2, 3, 1), ("socket mptcp", "EPERM", 41, 2, 1, 262), ("socketpair inet", "EAFNOSUPPORT", 53, 2, 1, 0, 0),
 ]

@@ -191,6 +191,7 @@ impl ActionText {
             "EOPNOTSUPP" => libc::EOPNOTSUPP,
             "EAFNOSUPPORT" => libc::EAFNOSUPPORT,
             "ENOTTY" => libc::ENOTTY,
+            "ENOSPC" => libc::ENOSPC,
             _ => {
                 return Err(SeccompError::UnknownErrno { rule: rule.to_owned(), errno: name.clone() });
             }
