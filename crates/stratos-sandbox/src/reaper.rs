@@ -46,6 +46,16 @@ impl Remains {
         }
     }
 
+    /// Gives back everything but the user ID. A process that does not end may still have it, and the next instance with
+    /// the same ID could be signalled and read by it; so nobody gets it again while this agent runs.
+    fn give_up(self) {
+        match Arc::try_unwrap(self.held) {
+            Ok(held) => std::mem::forget(held.uid),
+            // Someone else would give the ID back later: keep all of it.
+            Err(shared) => std::mem::forget(shared),
+        }
+    }
+
     fn describe(&self) -> String {
         let path = self.held.cgroup.as_ref().map(|leaf| leaf.path().display().to_string());
         format!("uid {}, cgroup {}", self.held.uid.get(), path.as_deref().unwrap_or("none"))
@@ -104,9 +114,13 @@ fn reap(inbox: &Receiver<Remains>) {
         match remains.clear() {
             Ok(true) => {}
             Ok(false) if remains.since.elapsed() < GIVE_UP => pending.push_back(remains),
-            Ok(false) => tracing::error!(what = remains.describe(), "an ended instance does not go away"),
+            Ok(false) => {
+                tracing::error!(what = remains.describe(), "an ended instance does not go away");
+                remains.give_up();
+            }
             Err(error) => {
                 tracing::error!(what = remains.describe(), %error, "cannot clear away an ended instance");
+                remains.give_up();
             }
         }
     }
