@@ -44,5 +44,5 @@ async fn kill_9_in_a_deploy_leaves_the_old_version_or_the_new() {
         let temporary = std::fs::read_dir(blobs.join("tmp")).map_or(0, Iterator::count);
         assert_eq!(temporary, 0, "round {round}: a deploy's folder is left");
     }
-    eprintln!("old version kept: {}, new one there: {}", seen_both.0, seen_both.1);
+    assert!(seen_both.0 && seen_both.1, "kills before and after the commit: {seen_both:?}");
 }

@@ -237,9 +237,11 @@ fn read_record(tx: &ReadTransaction, key: &str) -> Result<Option<AsyncRecord>, F
     record.map(Some).ok_or_else(|| Fault::Row(format!("key `{key}` of table `async`")))
 }
 
-/// The record that an index says is there.
+/// The record that an index says is there, without its payload: lists may be long, and payloads are not small.
 fn indexed(tx: &ReadTransaction, key: &str) -> Result<AsyncRecord, Fault> {
-    read_record(tx, key)?.ok_or_else(|| Fault::Row(format!("invocation `{key}` has no record")))
+    let row = read_row(&tx.open_table(RECORDS)?, key)?;
+    let row = row.ok_or_else(|| Fault::Row(format!("invocation `{key}` has no record")))?;
+    row.into_record(key, Vec::new()).ok_or_else(|| Fault::Row(format!("key `{key}` of table `async`")))
 }
 
 impl Store {
@@ -249,7 +251,8 @@ impl Store {
         self.0.writer.submit(Change::Enqueue(Box::new(request)), done);
     }
 
-    /// What may run at `now_ms`, longest due first, at most `limit`. Payloads are included.
+    /// What may run at `now_ms`, longest due first, at most `limit`. Without payloads, which
+    /// [`async_record`](Self::async_record) gives.
     ///
     /// # Errors
     /// When the state cannot be read.
@@ -370,7 +373,7 @@ impl Store {
         })
     }
 
-    /// One invocation; `None` when the tenant has none of this id.
+    /// One invocation with its payload; `None` when the tenant has none of this id.
     ///
     /// # Errors
     /// When the state cannot be read.
@@ -382,7 +385,7 @@ impl Store {
         self.0.db.read(|tx| read_record(tx, &async_key(tenant, id)))
     }
 
-    /// The dead letters of a function, oldest first. Payloads are included.
+    /// The dead letters of a function, oldest first, without payloads.
     ///
     /// # Errors
     /// When the state cannot be read.

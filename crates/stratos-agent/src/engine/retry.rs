@@ -109,6 +109,16 @@ impl Engine {
             tracing::error!(invocation = %id, %error, "cannot begin an attempt");
             return tokio::time::sleep(Duration::from_secs(1)).await;
         }
+        let tenant = request.key.tenant.clone();
+        let payload = match self.blocking(move |store| store.async_record(&tenant, id)).await {
+            Ok(Some(record)) => record.request.payload,
+            // Forgotten meanwhile.
+            Ok(None) => return,
+            Err(error) => {
+                tracing::error!(invocation = %id, %error, "cannot read an invocation's payload");
+                return tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        };
         let trace = TraceContext::parse(&request.traceparent, request.tracestate.as_deref());
         let attempts = record.attempts + 1;
         if attempts > MAX_BEGUN {
@@ -126,7 +136,7 @@ impl Engine {
                 key: request.key.clone(),
                 version: request.version,
                 id,
-                payload: Payload::Event(Bytes::from(request.payload)),
+                payload: Payload::Event(Bytes::from(payload)),
                 trace: trace.map_or_else(TraceContext::root, |t| t.child()),
                 arrived: Instant::now(),
                 client_context: request.client_context,

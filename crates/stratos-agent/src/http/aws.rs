@@ -41,6 +41,8 @@ const LOG_SILENCE: Duration = Duration::from_millis(20);
 const MAX_CLIENT_CONTEXT: usize = 3583;
 /// How long a streamed answer may take to collect: longer than any function may run.
 const COLLECT_TIME: Duration = Duration::from_secs(16 * 60);
+/// Memory of answers that are being collected: their own, for functions may take long where clients may not.
+static ANSWERS: body::Budget = body::Budget::new(256 << 20);
 
 /// How an AWS client wants to wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -232,7 +234,7 @@ async fn collected(answer: Answer) -> Result<Bytes, ApiError> {
 async fn collect(body: body::BoxBody) -> Result<Bytes, ApiError> {
     let broke_off = || ApiError::new(ErrorCode::FunctionBadResponse, "the function's answer broke off");
     // The engine keeps the function's own deadline, and its error for that is more telling than one made here.
-    match body::read(Body::new(body), MAX_PAYLOAD, COLLECT_TIME).await {
+    match body::read_with(&ANSWERS, Body::new(body), MAX_PAYLOAD, COLLECT_TIME).await {
         Ok(bytes) => Ok(bytes),
         Err(ReadError::TooLarge { .. }) => {
             Err(ApiError::new(ErrorCode::FunctionBadResponse, "the function's answer is over 6 MiB"))

@@ -121,6 +121,12 @@ pub(super) async fn remove(State(api): State<Arc<Api>>, Function(key): Function)
     let record = blocking(move || store.remove(&removed)).await?;
     record.ok_or_else(|| unknown_function(key.name.as_str()))?;
     api.engine.function_removed(&key);
+    // The function is gone whether or not its images go now; the next deploy tries again.
+    let store = api.engine.store().clone();
+    let collect = tokio::task::spawn_blocking(move || store.blobs().collect_garbage());
+    if let Ok(Err(error)) = collect.await {
+        tracing::warn!(function = %key, %error, "a removed function's images are still there");
+    }
     Ok(StatusCode::NO_CONTENT)
 }
 
