@@ -26,6 +26,9 @@ pub struct Blobs {
     pins: Arc<Pins>,
 }
 
+/// Folders that could not be emptied at a start and are kept beside the new one, at most.
+const MAX_ASIDE: usize = 1000;
+
 type Pins = Mutex<HashMap<Digest, usize>>;
 
 fn lock(pins: &Pins) -> MutexGuard<'_, HashMap<Digest, usize>> {
@@ -65,11 +68,12 @@ impl Drop for AdoptedBlob {
 }
 
 impl Blobs {
-    /// Opens the folder, or makes it, and empties `tmp`.
+    /// Opens the folder, or makes it, and empties `tmp`. What cannot be deleted is set aside: leftovers are no reason
+    /// not to start.
     pub(crate) fn open(dir: &Path, db: Arc<Db>) -> Result<Self, StoreError> {
         let tmp = dir.join("tmp");
-        if tmp.exists() {
-            fs::remove_dir_all(&tmp).map_err(|e| StoreError::io("empty", &tmp, e))?;
+        if tmp.symlink_metadata().is_ok() && fs::remove_dir_all(&tmp).is_err() {
+            set_aside(dir, &tmp);
         }
         fs::create_dir_all(&tmp).map_err(|e| StoreError::io("create", &tmp, e))?;
         // Only the agent looks in here: instances see images that are mounted for them.
@@ -170,4 +174,39 @@ impl Blobs {
 /// Makes the entries of a folder durable.
 pub(crate) fn sync_dir(dir: &Path) -> Result<(), StoreError> {
     File::open(dir).and_then(|d| d.sync_all()).map_err(|e| StoreError::io("write", dir, e))
+}
+
+/// Renames `tmp` to the first free one of `tmp.1`, `tmp.2`, ..., where an operator finds it. When that fails as well, it
+/// stays where it is: new names in it are random, and what nobody can use will be told when it is used.
+fn set_aside(dir: &Path, tmp: &Path) {
+    let free = (1..=MAX_ASIDE)
+        .map(|number| dir.join(format!("tmp.{number}")))
+        .find(|path| path.symlink_metadata().is_err());
+    if let Some(free) = free {
+        fs::rename(tmp, free).unwrap_or_default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Store;
+
+    #[test]
+    fn leftovers_do_not_stop_a_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join("blobs").join(name);
+        fs::create_dir_all(at("tmp/a/b")).unwrap();
+        for aside in ["tmp.1", "tmp.2"] {
+            drop(Store::open(dir.path()).unwrap());
+            assert!(fs::read_dir(at("tmp")).unwrap().next().is_none());
+            assert!(!at(aside).exists());
+            // No folder, so that it cannot be emptied like one.
+            fs::remove_dir(at("tmp")).unwrap();
+            fs::write(at("tmp"), aside).unwrap();
+            let store = Store::open(dir.path()).unwrap();
+            assert_eq!(fs::read_to_string(at(aside)).unwrap(), aside);
+            store.blobs().temp_file().unwrap();
+        }
+    }
 }

@@ -6,6 +6,8 @@ use super::package::PackageError;
 
 /// Most bytes of one path or link target: the kernel takes 4,095 of a whole path, the node's own folders included.
 pub const MAX_PATH: usize = 2048;
+/// Most folders around an entry: what deletes or walks a tree may hold a descriptor or stack for each level.
+const MAX_DEPTH: usize = 100;
 
 /// What an entry may be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -129,6 +131,9 @@ fn clean_path(path: &[u8]) -> Result<String, Problem> {
             clean.push('/');
         }
         clean.push_str(part);
+    }
+    if clean.matches('/').count() > MAX_DEPTH {
+        return Err(("is in more than 100 nested folders", "move it further up"));
     }
     Ok(clean)
 }

@@ -44,6 +44,9 @@ fn entries_are_checked_by_name_kind_and_target() {
     use EntryType as T;
     let long = "a/".repeat(2100);
     let name = "n".repeat(256);
+    let deep = "d/".repeat(100) + "f";
+    let deepest = format!("{deep} File");
+    let deeper = format!("d/{deep}");
     type Case<'a> = (&'a [u8], EntryType, Option<&'a [u8]>, &'a str);
     let cases: &[Case<'_>] = &[
         (b"index.js", T::Regular, None, "index.js File"),
@@ -62,6 +65,9 @@ fn entries_are_checked_by_name_kind_and_target() {
         (b"a\x1b[2Jb", T::Regular, None, "has a control character"),
         (b"a\xffb", T::Regular, None, "is not UTF-8"),
         (long.as_bytes(), T::Regular, None, "more than 2048 bytes"),
+        (deep.as_bytes(), T::Regular, None, &deepest),
+        (deeper.as_bytes(), T::Regular, None, "more than 100 nested folders"),
+        (deeper.as_bytes(), T::Directory, None, "more than 100 nested folders"),
         (name.as_bytes(), T::Regular, None, "more than 255 bytes"),
         (b"", T::Regular, None, "has no name"),
         (b".", T::Regular, None, "has no name"),
