@@ -277,7 +277,18 @@ fn what_is_wrong_changes_nothing_and_is_named() {
     foreign[18..20].copy_from_slice(&if cfg!(target_arch = "x86_64") { 183u16 } else { 62 }.to_le_bytes());
     type Files<'a> = &'a [(&'a str, &'a [u8])];
     let toml = |text: &'static str| ("stratos.toml", text.as_bytes());
-    let cases: [(Files<'_>, &str, &str, &str); 11] = [
+    let cases: [(Files<'_>, &str, &str, &str); 12] = [
+        (
+            &[
+                ("package.json", br#"{"dependencies":{"a":"1.0.0"}}"#),
+                (".npmrc", b"registry=https://host.example/${NPM_TOKEN}"),
+                toml("name = \"a\""),
+                ("index.mjs", b"export const handler = 1"),
+            ],
+            ".npmrc",
+            "line 1",
+            "variable",
+        ),
         (&[("folder/index.mjs", b"export const handler = 1")], "stratos.toml", "-", "no file at the top"),
         (
             &[
@@ -328,6 +339,23 @@ fn what_is_wrong_changes_nothing_and_is_named() {
         assert!(error.message.contains(message) && error.hint.is_some(), "{message}: {error:?}");
     }
     assert!(rig.store.functions(&TenantId::default()).unwrap().is_empty());
+    rig.assert_clean(0);
+}
+
+/// npm runs what its settings name as git, and a package brings settings.
+#[test]
+fn a_package_cannot_name_a_program_for_npm_to_run() {
+    let Some(rig) = rig("a_package_cannot_name_a_program_for_npm_to_run", None) else { return };
+    let (deployed, said) = rig.deploy(&[
+        ("stratos.toml", b"name = \"a\""),
+        ("package.json", br#"{"dependencies":{"x":"git+https://host.example/x.git"}}"#),
+        (".npmrc", b"git=/var/task/evil\n"),
+        ("*evil", b"#!/usr/bin/node\nconsole.error('the program ran'); process.exit(1)\n"),
+        ("index.mjs", b"export const handler = 1"),
+    ]);
+    let error = ApiError::from(deployed.expect_err("nothing can be fetched without git"));
+    assert!(!said.iter().any(|line| line.contains("the program ran")), "{said:#?}");
+    assert!(error.hint.as_deref().is_some_and(|hint| hint.contains("repository")), "{error:?}\n{said:#?}");
     rig.assert_clean(0);
 }
 

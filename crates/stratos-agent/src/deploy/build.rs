@@ -25,7 +25,7 @@ const OUTPUT_LIMIT: usize = 16 << 10;
 /// Most characters of one line passed on.
 const MAX_LINE: usize = 1000;
 /// Where a job finds the node's settings.
-const SETTINGS: &str = "/tmp/stratos";
+pub(super) const SETTINGS: &str = "/tmp/stratos";
 /// Where layers have their list of certificate authorities.
 const CA_BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
 
@@ -98,7 +98,7 @@ impl BuildConfig {
 
 /// A job to run.
 pub(super) struct Job<'a> {
-    /// What it is, for errors: `pip`, `npm`.
+    /// What it is, for errors and to choose the settings: `pip`, `npm`.
     pub(super) what: &'static str,
     pub(super) layer: &'a Arc<Image>,
     pub(super) binds: Vec<Bind>,
@@ -183,9 +183,9 @@ impl Builder<'_> {
         env.extend(job.env);
         let mut egress = None;
         if job.network {
-            env.extend(self.config.extra_env.iter().cloned());
-            self.settings(&mut binds, &mut env)?;
-            let rules = rules(self.ports());
+            env.extend(self.config.extra_env.iter().filter(|(name, _)| is_for(job.what, name)).cloned());
+            self.settings(job.what, &mut binds, &mut env)?;
+            let rules = rules(self.ports(job.what));
             let policy = EgressPolicy::new(rules, self.config.egress_denied.clone());
             let policy = policy.map_err(|e| DeployError::Settings { reason: e.to_string() })?;
             egress = Some(Arc::new(policy));
@@ -207,18 +207,29 @@ impl Builder<'_> {
         })
     }
 
-    /// Shows the node's configuration files to the job: copies, for the originals are often root's alone.
-    fn settings(&self, binds: &mut Vec<Bind>, env: &mut Vec<(String, String)>) -> Result<(), DeployError> {
-        let folder = self.scratch.join("settings");
+    /// The configuration file of the tool `what`, its name in a job, and the variable that tells the tool.
+    fn own_file(&self, what: &str) -> Option<(&Path, &'static str, &'static str)> {
+        let (source, name, variable) = match what {
+            "pip" => (&self.config.pip_config, "pip.conf", "PIP_CONFIG_FILE"),
+            "npm" => (&self.config.npmrc, "npmrc", "NPM_CONFIG_USERCONFIG"),
+            _ => return None,
+        };
+        Some((source.as_deref()?, name, variable))
+    }
+
+    /// Shows the node's configuration file for the tool `what` to the job: a copy, for the original is often root's
+    /// alone.
+    fn settings(
+        &self,
+        what: &str,
+        binds: &mut Vec<Bind>,
+        env: &mut Vec<(String, String)>,
+    ) -> Result<(), DeployError> {
+        let folder = self.scratch.join(format!("settings-{what}"));
         fs::create_dir_all(&folder).map_err(|e| DeployError::io("create", &folder, e))?;
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o755))
             .map_err(|e| DeployError::io("set the mode of", &folder, e))?;
-        let files = [
-            (&self.config.pip_config, "pip.conf", "PIP_CONFIG_FILE"),
-            (&self.config.npmrc, "npmrc", "NPM_CONFIG_USERCONFIG"),
-        ];
-        for (source, name, variable) in files {
-            let Some(source) = source else { continue };
+        if let Some((source, name, variable)) = self.own_file(what) {
             let copy = folder.join(name);
             fs::copy(source, &copy).map_err(|e| DeployError::io("copy", source, e))?;
             fs::set_permissions(&copy, fs::Permissions::from_mode(0o644))
@@ -244,11 +255,22 @@ impl Builder<'_> {
     }
 
     /// Ports besides 80 and 443 that an index, registry or proxy of the settings is on.
-    fn ports(&self) -> Vec<u16> {
-        let files = [&self.config.pip_config, &self.config.npmrc].into_iter().flatten();
-        let mut texts: Vec<String> = files.filter_map(|path| fs::read_to_string(path).ok()).collect();
-        texts.extend(self.config.extra_env.iter().map(|(_, value)| value.clone()));
+    fn ports(&self, what: &str) -> Vec<u16> {
+        let file = self.own_file(what).and_then(|(path, ..)| fs::read_to_string(path).ok());
+        let mut texts: Vec<String> = file.into_iter().collect();
+        let env = self.config.extra_env.iter().filter(|(name, _)| is_for(what, name));
+        texts.extend(env.map(|(_, value)| value.clone()));
         texts.iter().flat_map(|text| ports_of_urls(text)).collect()
+    }
+}
+
+/// Whether the tool `what` is given this variable: those of the other one may hold logins that it has no use for.
+fn is_for(what: &str, variable: &str) -> bool {
+    let upper = variable.to_ascii_uppercase();
+    match () {
+        () if upper.starts_with("PIP_") => what == "pip",
+        () if upper.starts_with("NPM_CONFIG_") => what == "npm",
+        () => true,
     }
 }
 
@@ -375,6 +397,9 @@ mod tests {
         let config = BuildConfig::of_host(env.map(|(k, v)| (k.into(), v.into())), Some(home.path()));
         let names: Vec<_> = config.extra_env.iter().map(|(k, _)| k.as_str()).collect();
         assert_eq!(names, ["PIP_INDEX_URL", "npm_config_registry", "https_proxy"]);
+        let given = |what: &str| names.iter().copied().filter(|name| is_for(what, name)).collect::<Vec<_>>();
+        assert_eq!(given("pip"), ["PIP_INDEX_URL", "https_proxy"]);
+        assert_eq!(given("npm"), ["npm_config_registry", "https_proxy"]);
         assert_eq!(config.npmrc, Some(home.path().join(".npmrc")));
     }
 }

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use serde::Deserialize;
 use stratos_api::DeployEvent;
 use stratos_sandbox::Image;
+use stratos_types::spec::SpecError;
 
-use super::build::{Bind, Builder, Job};
+use super::build::{Bind, Builder, Job, SETTINGS};
 use super::error::DeployError;
 use super::folder::Folder;
 use super::hint;
@@ -16,6 +17,7 @@ const NODE: &str = "/usr/bin/node";
 const NPM: &str = "/usr/lib/node_modules/npm/bin/npm-cli.js";
 /// What npm keeps of what it installed, in the format of a lock file.
 const INSTALLED: &str = "node_modules/.package-lock.json";
+const NPMRC: &str = ".npmrc";
 const LOCKS: [&str; 2] = ["package-lock.json", "npm-shrinkwrap.json"];
 
 /// A lock file, as far as it is read here (versions 2 and 3).
@@ -75,12 +77,18 @@ pub(super) fn resolve(
                     deploy may choose others. `npm install` makes the lock file";
         progress(DeployEvent::Output { line: line.into() });
     }
+    check_npmrc(folder)?;
     progress(DeployEvent::Step { step: "resolving dependencies with npm".into() });
     let words = [
         if lock.is_some() { "ci" } else { "install" },
         "--omit=dev",
         // Scripts are programs of strangers; what they would build needs compilers that the layer does not hold.
         "--ignore-scripts",
+        // A package's .npmrc may name any program as git, and npm would run it. What is given here wins.
+        "--git=/nonexistent",
+        // Nor may it name more files of settings, which nobody has looked at.
+        "--globalconfig=/nonexistent",
+        &format!("--userconfig={SETTINGS}/npmrc"),
         "--no-audit",
         "--no-fund",
         "--no-progress",
@@ -104,7 +112,11 @@ pub(super) fn resolve(
     let ended = builder.run(job, progress)?;
     let file = lock.unwrap_or("package.json");
     if !ended.ok {
-        let hint = hint::of_job(&ended).unwrap_or_else(|| hint::of_npm(&ended.lines));
+        let git = ended.lines.iter().any(|line| line.contains("spawn /nonexistent"));
+        let hint = hint::of_job(&ended).unwrap_or_else(|| match git {
+            true => "name a release of a registry instead of a repository".into(),
+            false => hint::of_npm(&ended.lines),
+        });
         // What follows explains npm's options.
         return Err(DeployError::Dependencies {
             file,
@@ -122,6 +134,34 @@ pub(super) fn resolve(
         }
     }
     listed(installed, file)
+}
+
+/// Refuses a `.npmrc` that names variables: npm puts in their values, such as the node's logins, and the file may send
+/// them anywhere.
+fn check_npmrc(folder: &Folder) -> Result<(), DeployError> {
+    let wrong = |line: Option<usize>, message: &str, hint: &str| {
+        let key = line.map(|number| format!("line {number}"));
+        Err(SpecError { file: NPMRC.into(), key, message: message.into(), hint: hint.into() }.into())
+    };
+    let text = folder.text(NPMRC).map_err(|source| DeployError::io("read", folder.path(), source))?;
+    let Some(text) = text else {
+        return match folder.path().join(NPMRC).symlink_metadata() {
+            Ok(_) => wrong(None, "is not a file of plain UTF-8 in the package", "save it as a UTF-8 file"),
+            Err(_) => Ok(()),
+        };
+    };
+    // npm's line ends are these two, alone or together.
+    for (number, line) in (1..).zip(text.replace("\r\n", "\n").split(['\n', '\r'])) {
+        if line.contains("${") {
+            let message = "names a variable of the environment, and a deploy has none of its own";
+            return wrong(Some(number), message, "write the value");
+        }
+        // Quoted values are read as JSON, in which this could stand for `${`.
+        if line.contains("\\u") {
+            return wrong(Some(number), "holds the escape `\\u`", "write the character itself");
+        }
+    }
+    Ok(())
 }
 
 /// `a/node_modules/@x/b` is the package `@x/b`.
@@ -154,6 +194,27 @@ fn listed(lock: Lock, file: &'static str) -> Result<Vec<(String, String, String)
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn settings_with_variables_are_refused() {
+        for (text, line) in [
+            ("registry=https://mirror.example\n; $ is a character\n", None),
+            ("a=b\r\n//mirror.example/:_authToken=${TOKEN}", Some("line 2")),
+            (r#"registry="https://mirror.example/$\u007bTOKEN}""#, Some("line 1")),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            std::fs::write(dir.path().join(NPMRC), text).unwrap();
+            match (check_npmrc(&Folder::open(dir.path()).unwrap()), line) {
+                (Ok(()), None) => {}
+                (Err(DeployError::Spec(error)), Some(_)) => assert_eq!(error.key.as_deref(), line, "{text}"),
+                (other, _) => panic!("{text}: {other:?}"),
+            }
+        }
+        // Where it leads to in the sandbox cannot be told here.
+        let dir = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("/var/task/other", dir.path().join(NPMRC)).unwrap();
+        assert!(check_npmrc(&Folder::open(dir.path()).unwrap()).is_err());
+    }
 
     #[test]
     fn installed_packages_are_read_from_npms_own_list() {
