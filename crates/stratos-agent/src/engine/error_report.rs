@@ -18,6 +18,7 @@ const MAX_LINES: usize = 50;
 struct Report {
     error_type: Lenient,
     error_message: Lenient,
+    request_id: Lenient,
     /// As Python's clients name it.
     stack_trace: Lenient,
     /// As Node.js's clients name it.
@@ -44,12 +45,15 @@ impl Default for Lenient {
 pub fn parse(named: Option<&HeaderValue>, body: &[u8]) -> Value {
     let mut detail = Map::new();
     // An object and nothing else: serde takes an array for a struct as well.
-    let object = body.trim_ascii_start().starts_with(b"{").then(|| serde_json::from_slice::<Report>(body));
+    // Text first: what is skipped unread is not checked by serde.
+    let text = std::str::from_utf8(body).ok().filter(|text| text.trim_ascii_start().starts_with('{'));
+    let object = text.map(serde_json::from_str::<Report>);
     match object {
         Some(Ok(report)) => {
             let members = [
                 ("errorType", report.error_type),
                 ("errorMessage", report.error_message),
+                ("requestId", report.request_id),
                 ("stackTrace", report.stack_trace),
                 ("trace", report.trace),
             ];
