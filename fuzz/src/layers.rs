@@ -12,7 +12,7 @@ pub fn layers(data: &[u8]) {
         assert_eq!(serde_json::from_slice::<LayerManifest>(&written).ok(), Some(manifest));
     }
     let Ok(text) = std::str::from_utf8(data) else { return };
-    let file = Path::new("layers.lock");
+    let file = Path::new("stratos.lock");
     if let Ok(lock) = Lock::parse(text, file) {
         let written = toml::to_string(&lock).expect("a lock is plain data");
         assert_eq!(Lock::parse(&written, file).expect("what is written is valid"), lock);

@@ -3,12 +3,15 @@
 //! These types are the contract. They hold plain text and numbers so that a client of another version can read
 //! what it knows; the node turns them into `stratos-types` at its edge.
 
+#[cfg(feature = "client")]
 pub mod client;
 pub mod error;
 pub mod header;
+pub mod node;
 pub mod path;
 pub mod types;
 
+#[cfg(feature = "client")]
 pub use client::{Client, Endpoint};
 pub use error::{ApiError, Blame, ErrorCode};
 pub use types::*;

@@ -164,7 +164,8 @@ impl<'a> Builder<'a> {
         let place = self.cache.layers().join(&image);
         std::fs::rename(&built, &place).map_err(at("rename", &built))?;
         let name = spec.name.clone();
-        let manifest = LayerManifest { name, version, inputs_digest: inputs, image, image_digest, size };
+        let manifest =
+            LayerManifest { name, version, inputs_digest: inputs, image, image_digest, size, packed: None };
         // The manifest is what makes the layer exist, so it comes last.
         let json = serde_json::to_vec_pretty(&manifest).expect("a manifest is plain data");
         replace_file(&self.manifest_file(spec), &json)?;

@@ -131,7 +131,7 @@ impl BuildError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::NotLocked { .. } | Self::Vanished { .. } => Some(format!(
-                "run `{RELOCK_COMMAND}` and commit distro/layers.lock, or build without --locked"
+                "run `{RELOCK_COMMAND}` and commit distro/stratos.lock, or build without --locked"
             )),
             Self::DigestChanged { .. } => Some(format!(
                 "find out why the archive changed it; only then accept it with `{RELOCK_COMMAND}`"

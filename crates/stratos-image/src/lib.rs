@@ -1,6 +1,6 @@
 //! Builds runtime layers from locked packages into read-only EROFS images.
 //!
-//! A layer is described in `distro/layers/NAME.toml` ([`LayerSpec`]), its packages are pinned in `distro/layers.lock`
+//! A layer is described in `distro/layers/NAME.toml` ([`LayerSpec`]), its packages are pinned in `distro/stratos.lock`
 //! ([`Lock`]), and [`build_layer`] turns both into `layers/NAME-DIGEST.erofs` in the cache, with a
 //! [`LayerManifest`](stratos_types::LayerManifest) beside it. The digest in the name is that of everything the image
 //! is made from, so that a build with nothing new to do does nothing.

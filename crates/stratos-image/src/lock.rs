@@ -1,4 +1,4 @@
-//! The layer lock, `distro/layers.lock`: which version of every package, and its digest.
+//! The layer lock, `distro/stratos.lock`: which version of every package, and its digest.
 //!
 //! One entry serves all layers, so that no two layers hold different builds of one library. The lock names no
 //! archive: where packages come from is the host's business, that they are the right ones is the digest's.
@@ -13,7 +13,7 @@ use crate::error::{FileError, at};
 use crate::spec::LayerSpec;
 
 /// Where the lock is, relative to the repository.
-pub const LOCK_FILE: &str = "distro/layers.lock";
+pub const LOCK_FILE: &str = "distro/stratos.lock";
 /// The version of the lock's own format.
 const FORMAT: u32 = 1;
 
@@ -208,8 +208,7 @@ impl Lock {
     /// A file that cannot be written.
     pub fn save(&self, repo_root: &Path) -> Result<(), LockError> {
         let file = repo_root.join(LOCK_FILE);
-        let head =
-            "# The exact packages of the runtime layers. Written by `stratos layer lock`; do not edit.\n\n";
+        let head = "# The exact packages that StratOS is built from. Written by `stratos layer lock`; do not edit.\n\n";
         let body = toml::to_string(self).expect("a lock is plain tables of strings and numbers");
         replace_file(&file, format!("{head}{body}").as_bytes())?;
         Ok(())
@@ -269,15 +268,15 @@ mod tests {
             "amd64",
         );
         let text = toml::to_string(&lock).unwrap();
-        let file = Path::new("layers.lock");
+        let file = Path::new("stratos.lock");
         assert_eq!(Lock::parse(&text, file).unwrap(), lock);
         assert_eq!(lock.deb[0].name, "a", "entries are sorted");
         let twice = format!("{text}\n[[deb]]{}", text.split("[[deb]]").nth(1).unwrap());
         for (text, expected) in [
-            (twice, "layers.lock: a has two entries for all"),
-            (text.replace("format = 1", "format = 2"), "layers.lock has format 2, this program knows 1"),
-            (text.replace("size", "length"), "layers.lock is not a valid layer lock"),
-            (text.replace("sha256:", "md5:"), "layers.lock is not a valid layer lock"),
+            (twice, "stratos.lock: a has two entries for all"),
+            (text.replace("format = 1", "format = 2"), "stratos.lock has format 2, this program knows 1"),
+            (text.replace("size", "length"), "stratos.lock is not a valid layer lock"),
+            (text.replace("sha256:", "md5:"), "stratos.lock is not a valid layer lock"),
         ] {
             assert_eq!(Lock::parse(&text, file).unwrap_err().to_string(), expected, "{text}");
         }

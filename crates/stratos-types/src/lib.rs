@@ -2,13 +2,15 @@
 //!
 //! Untrusted text becomes one of these types through a single constructor (`FromStr` or `parse`) at the edge;
 //! everything behind the edge carries the type. Nothing here does I/O, reads a clock or knows a wire format other
-//! than `stratos.toml`.
+//! than `stratos.toml` and the node's configuration.
 
 pub mod digest;
 pub mod egress;
 pub mod id;
+pub mod image;
 pub mod layer;
 pub mod name;
+pub mod node_config;
 pub mod quantity;
 pub mod spec;
 pub mod trace_context;
@@ -16,8 +18,10 @@ pub mod trace_context;
 pub use digest::Digest;
 pub use egress::{EgressRule, EgressTarget};
 pub use id::{InstanceId, InvocationId};
-pub use layer::LayerManifest;
+pub use image::{ImageFile, ImageManifest, KernelChoice};
+pub use layer::{LayerManifest, PackedLayer};
 pub use name::{FunctionKey, FunctionName, TenantId};
+pub use node_config::NodeConfig;
 pub use quantity::{MemorySize, Timeout};
 pub use spec::{Entry, FunctionSpec, Runtime, SpecError};
 pub use trace_context::TraceContext;

@@ -222,13 +222,13 @@ pub(crate) struct DevArgs {
 /// Work on runtime layers.
 #[derive(Debug, Subcommand)]
 pub(crate) enum LayerCommand {
-    /// Build layers into the cache, as distro/layers.lock says
+    /// Build layers into the cache, as distro/stratos.lock says
     #[command(after_help = "Examples:
   stratos layer build                 all layers
   stratos layer build node24 native
   stratos layer build --locked        fail when a locked version is gone from its archive")]
     Build(LayerBuildArgs),
-    /// Look up the newest versions and write distro/layers.lock anew
+    /// Look up the newest versions and write distro/stratos.lock anew
     #[command(after_help = "Examples:
   stratos layer lock")]
     Lock(LayerArgs),

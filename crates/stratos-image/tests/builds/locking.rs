@@ -19,16 +19,16 @@ fn tiny(fixture: &Fixture, text: &str) -> LayerSpec {
 
 /// The lock with one line of one package's entry changed.
 fn change_lock(fixture: &Fixture, package: &str, key: &str, value: &str) {
-    let lock = fixture.read("distro/layers.lock");
+    let lock = fixture.read("distro/stratos.lock");
     let at = lock.find(&format!("name = \"{package}\"")).unwrap_or_else(|| panic!("{package} is locked"));
     let line = at + lock[at..].find(&format!("\n{key} = ")).unwrap() + 1;
     let end = line + lock[line..].find('\n').unwrap();
-    fixture.write("distro/layers.lock", &format!("{}{key} = \"{value}\"{}", &lock[..line], &lock[end..]));
+    fixture.write("distro/stratos.lock", &format!("{}{key} = \"{value}\"{}", &lock[..line], &lock[end..]));
 }
 
 /// A cached file of a locked package, forgotten.
 fn forget(fixture: &Fixture, package: &str) {
-    let lock = fixture.read("distro/layers.lock");
+    let lock = fixture.read("distro/stratos.lock");
     let at = lock.find(&format!("name = \"{package}\"")).unwrap();
     let digest = lock[at..].split("sha256:").nth(1).unwrap();
     std::fs::remove_file(fixture.cache().join("downloads").join(&digest[..64])).unwrap();
@@ -42,7 +42,7 @@ fn a_vanished_version_is_replaced_loudly_or_refused_when_locked() {
     let spec = tiny(&fixture, TINY);
     change_lock(&fixture, "netbase", "version", "6.0.0-gone");
     change_lock(&fixture, "netbase", "sha256", OTHER);
-    let lock = fixture.read("distro/layers.lock");
+    let lock = fixture.read("distro/stratos.lock");
 
     let record = Record::default();
     let mut options = fixture.options(&record);
@@ -58,7 +58,7 @@ fn a_vanished_version_is_replaced_loudly_or_refused_when_locked() {
     let notices = record.notices();
     assert!(notices.contains("netbase 6.0.0-gone is locked, but its archive no longer has it"), "{notices}");
     assert!(notices.contains("`stratos layer lock` locks it"), "{notices}");
-    assert_eq!(fixture.read("distro/layers.lock"), lock, "a build never changes the repository's lock");
+    assert_eq!(fixture.read("distro/stratos.lock"), lock, "a build never changes the repository's lock");
     let in_use = std::fs::read_to_string(fixture.cache().join("layers/tiny.lock.toml")).unwrap();
     assert!(in_use.contains(&format!("version = \"{}\"", manifest.version)), "{in_use}");
 
@@ -68,7 +68,7 @@ fn a_vanished_version_is_replaced_loudly_or_refused_when_locked() {
     options.mirror = Some("http://127.0.0.1:1/nothing".to_owned());
     assert_eq!(build_layer(&spec, &options).unwrap(), manifest);
     assert_eq!(record.steps("tiny"), [Step::Done]);
-    assert!(record.notices().contains("layer tiny is not built from distro/layers.lock"));
+    assert!(record.notices().contains("layer tiny is not built from distro/stratos.lock"));
 }
 
 #[test]
@@ -95,7 +95,7 @@ fn a_version_that_is_cached_builds_without_any_archive() {
 #[test]
 fn a_damaged_download_is_fetched_again() {
     let fixture = Fixture::new().with_downloads();
-    let lock = fixture.read("distro/layers.lock");
+    let lock = fixture.read("distro/stratos.lock");
     let at = lock.find("name = \"netbase\"").unwrap();
     let digest = &lock[at..].split("sha256:").nth(1).unwrap()[..64];
     let file = fixture.cache().join("downloads").join(digest);
@@ -146,8 +146,8 @@ fn wheels_are_locked_the_same_way() {
     let in_use = std::fs::read_to_string(fixture.cache().join("layers/tiny.lock.toml")).unwrap();
     let wheel = in_use.split("[[wheel]]").nth(1).expect("the wheel that was used").to_owned();
 
-    let lock = fixture.read("distro/layers.lock");
-    fixture.write("distro/layers.lock", &format!("{lock}\n[[wheel]]{wheel}"));
+    let lock = fixture.read("distro/stratos.lock");
+    fixture.write("distro/stratos.lock", &format!("{lock}\n[[wheel]]{wheel}"));
     change_lock(&fixture, "six", "sha256", OTHER);
     for locked in [false, true] {
         options.locked = locked;

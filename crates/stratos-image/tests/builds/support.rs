@@ -67,7 +67,7 @@ impl Fixture {
         let folder = tempfile::tempdir().unwrap();
         copy(&repository().join("distro/layers"), &folder.path().join("repo/distro/layers"));
         copy(&repository().join("runtimes"), &folder.path().join("repo/runtimes"));
-        let lock = "distro/layers.lock";
+        let lock = "distro/stratos.lock";
         std::fs::copy(repository().join(lock), folder.path().join("repo").join(lock)).unwrap();
         Self { folder }
     }
