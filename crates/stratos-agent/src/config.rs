@@ -5,8 +5,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
+use clap::builder::{BoolishValueParser, FalseyValueParser};
 use stratos_sandbox::egress::Denied;
 use stratos_types::{MemorySize, Timeout};
+
+use crate::http::TlsFiles;
 
 /// Share of the machine's memory that instances may be promised, in percent.
 const MEMORY_SHARE: u64 = 80;
@@ -20,6 +23,7 @@ const MEMORY_SHARE: u64 = 80;
         stratosd                                    a node, API on /run/stratos/api.sock\n  \
         stratosd --dev                              the same where cgroup v2 limits are missing\n  \
         stratosd --listen 127.0.0.1:8080            and on TCP, with the token in STATE/token\n  \
+        stratosd --listen 0.0.0.0:8443 --tls-self-signed\n  \
         stratosd --listen 0.0.0.0:8443 --tls-cert node.pem --tls-key node.key"
 )]
 pub struct Options {
@@ -43,25 +47,47 @@ pub struct Options {
     #[arg(long, env = "STRATOS_LAYERS", value_name = "DIR")]
     pub layers: Option<PathBuf>,
 
+    /// Cgroup below the hierarchy's root to keep instances in, which is this node's alone; made and named by the node
+    /// itself without.
+    #[arg(long, env = "STRATOS_CGROUP", value_name = "NAME", value_parser = cgroup_name)]
+    pub cgroup: Option<String>,
+
     /// Serve the API on TCP too; clients need the token.
-    #[arg(long, value_name = "ADDR:PORT")]
+    #[arg(long, env = "STRATOS_LISTEN", value_name = "ADDR:PORT")]
     pub listen: Option<SocketAddr>,
 
     /// File with the token for TCP; made on first start [default: STATE/token].
-    #[arg(long, value_name = "FILE", requires = "listen")]
+    #[arg(long, env = "STRATOS_TOKEN_FILE", value_name = "FILE", requires = "listen")]
     pub token_file: Option<PathBuf>,
 
     /// Certificate chain for TCP (PEM); required beyond loopback.
-    #[arg(long, value_name = "FILE", requires = "tls_key", requires = "listen")]
+    #[arg(long, env = "STRATOS_TLS_CERT", value_name = "FILE", requires = "tls_key", requires = "listen")]
     pub tls_cert: Option<PathBuf>,
 
     /// Private key of the certificate (PEM).
-    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    #[arg(long, env = "STRATOS_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
     pub tls_key: Option<PathBuf>,
 
-    /// Memory that all instances together may be promised [default: 80 % of the machine's].
+    /// Make key and certificate at the first start, where --tls-cert and --tls-key say [default: STATE/tls/node.pem,
+    /// STATE/tls/node.key].
+    #[arg(long, env = "STRATOS_TLS_SELF_SIGNED", requires = "listen", value_parser = FalseyValueParser::new())]
+    pub tls_self_signed: bool,
+
+    /// Memory that all instances together may be promised [default: what their cgroup is limited to, else 80 % of the
+    /// machine's; and a share of its swap].
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<MemorySize>,
+
+    /// Share of its memory that an instance may have in swap besides, and share of the swap that instances may be
+    /// promised, in percent; where the machine has swap.
+    #[arg(long, value_name = "PERCENT", default_value_t = 50, value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub swap_share: u8,
+
+    /// Note which files of a layer its first start touches, and read them ahead when the node starts again.
+    #[arg(long, env = "STRATOS_WARM", value_name = "BOOL", default_value_t = true, default_missing_value = "true",
+        num_args = 0..=1, require_equals = true, action = clap::ArgAction::Set,
+        value_parser = BoolishValueParser::new())]
+    pub warm: bool,
 
     /// How long an instance without requests is kept.
     #[arg(long, value_name = "TIME", default_value = "10m")]
@@ -95,6 +121,19 @@ pub struct Options {
     /// How long requests may take to end when the node stops.
     #[arg(long, value_name = "TIME", default_value = "30s")]
     pub stop_grace: Timeout,
+
+    /// Socket of StratOS's own PID 1.
+    #[arg(long, value_name = "PATH", default_value = stratos_api::node::INIT_SOCKET, hide = true)]
+    pub init_socket: PathBuf,
+}
+
+/// What PID 1 calls a cgroup, and no unit of another system's: those hold processes that are not this node's to end.
+fn cgroup_name(text: &str) -> Result<String, String> {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    match !text.is_empty() && text.len() <= 64 && text.bytes().all(plain) {
+        true => Ok(text.to_owned()),
+        false => Err("a name holds lower-case letters, digits and `-` alone".to_owned()),
+    }
 }
 
 impl Options {
@@ -117,15 +156,31 @@ impl Options {
         self.token_file.clone().unwrap_or_else(|| self.state.join("token"))
     }
 
-    /// Bytes of memory that all instances together may be promised.
+    /// Certificate and key for TCP, and whether they are made when they are not there.
+    pub fn tls(&self) -> Option<TlsFiles> {
+        let given = self.tls_cert.clone().zip(self.tls_key.clone());
+        let folder = self.state.join("tls");
+        let own = || self.tls_self_signed.then(|| (folder.join("node.pem"), folder.join("node.key")));
+        let (certificate, key) = given.or_else(own)?;
+        Some(TlsFiles { certificate, key, make: self.tls_self_signed })
+    }
+
+    /// Percent of its memory that an instance may have in swap besides.
+    pub fn swap_percent(&self, machine: &Memory) -> u8 {
+        if machine.swap == 0 { 0 } else { self.swap_share }
+    }
+
+    /// Bytes of memory that all instances together may be promised; `limit` is that of the cgroup they are kept in.
     ///
-    /// # Errors
-    /// When the machine's memory cannot be read.
-    pub fn memory_budget(&self) -> std::io::Result<u64> {
-        match self.memory {
-            Some(memory) => Ok(memory.bytes()),
-            None => Ok(total_memory()? / 100 * MEMORY_SHARE),
+    /// Swap is promised in part only. An instance that takes more than its memory goes on in swap of its own for a
+    /// while, and those that keep to theirs must still find what they were promised.
+    pub fn memory_budget(&self, machine: &Memory, limit: Option<u64>) -> u64 {
+        if let Some(memory) = self.memory {
+            return memory.bytes();
         }
+        let memory =
+            limit.filter(|limit| *limit < machine.total).unwrap_or(machine.total / 100 * MEMORY_SHARE);
+        memory + machine.swap.min(memory) / 100 * u64::from(self.swap_share)
     }
 
     /// How long an instance without requests is kept.
@@ -143,12 +198,42 @@ fn cache_dir() -> PathBuf {
         .unwrap_or_else(|| "/var/cache/stratos".into())
 }
 
-/// The machine's memory in bytes, from the first line of /proc/meminfo, in KiB (proc_meminfo(5)).
-fn total_memory() -> std::io::Result<u64> {
-    let meminfo = std::fs::read_to_string("/proc/meminfo")?;
-    let kib = meminfo.split_ascii_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok());
-    kib.map(|kib| kib * 1024)
-        .ok_or_else(|| std::io::Error::other("/proc/meminfo does not begin with MemTotal"))
+/// The machine's memory, bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// All of it.
+    pub total: u64,
+    /// Can be had without swapping.
+    pub available: u64,
+    /// Swap.
+    pub swap: u64,
+    /// Of this, free.
+    pub swap_free: u64,
+}
+
+impl Memory {
+    /// The machine's, from /proc/meminfo.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn of_machine() -> std::io::Result<Self> {
+        let meminfo = std::fs::read_to_string("/proc/meminfo")?;
+        Self::parse(&meminfo).ok_or_else(|| std::io::Error::other("/proc/meminfo tells no MemTotal"))
+    }
+
+    /// Lines of `KEY: NUMBER kB` (proc_meminfo(5)).
+    fn parse(meminfo: &str) -> Option<Self> {
+        let field = |name: &str| {
+            let line = meminfo.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+            Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
+        };
+        Some(Self {
+            total: field("MemTotal")?,
+            available: field("MemAvailable").unwrap_or(0),
+            swap: field("SwapTotal").unwrap_or(0),
+            swap_free: field("SwapFree").unwrap_or(0),
+        })
+    }
 }
 
 #[cfg(test)]
@@ -163,7 +248,52 @@ mod tests {
         let options = Options::parse_from(["stratosd", "--run", "/r", "--state", "/s", "--memory", "1GB"]);
         assert_eq!(options.socket(), PathBuf::from("/r/api.sock"));
         assert_eq!(options.layers(), PathBuf::from("/s/layers"));
-        assert_eq!(options.memory_budget().unwrap(), 1 << 30);
-        assert!(total_memory().unwrap() > 1 << 26);
+        let machine = Memory::of_machine().unwrap();
+        assert_eq!(options.memory_budget(&machine, None), 1 << 30);
+        assert!(machine.total > 1 << 26 && machine.available <= machine.total);
+        assert!(options.warm && options.tls().is_none());
+    }
+
+    #[test]
+    fn memory_is_promised_as_there_is() {
+        let meminfo = "MemTotal:        1000 kB\nMemFree: 5 kB\nMemAvailable:   600 kB\nSwapTotal:   400 kB\n\
+                       SwapFree:  300 kB\nHugePages_Total:       0\n";
+        let machine = Memory::parse(meminfo).unwrap();
+        let kb = |n: u64| n * 1024;
+        assert_eq!((machine.total, machine.available), (kb(1000), kb(600)));
+        assert_eq!((machine.swap, machine.swap_free), (kb(400), kb(300)));
+        let options = |args: &[&str]| Options::parse_from(["stratosd"].iter().chain(args));
+        let budget = |args: &[&str], limit| options(args).memory_budget(&machine, limit) / 1024;
+        // 80 % of the memory and half of the swap.
+        assert_eq!(budget(&[], None), 1000);
+        assert_eq!(budget(&[], Some(kb(500))), 700);
+        assert_eq!(budget(&["--swap-share", "0"], Some(kb(500))), 500);
+        // No more swap than memory counts: at most half of what was promised can be swapped out.
+        assert_eq!(budget(&[], Some(kb(100))), 150);
+        assert_eq!(options(&[]).swap_percent(&machine), 50);
+        assert_eq!(options(&[]).swap_percent(&Memory { swap: 0, ..machine }), 0);
+        assert_eq!(Memory::parse("MemFree: 1 kB\n"), None);
+    }
+
+    #[test]
+    fn a_cgroup_of_another_system_is_no_place_for_instances() {
+        let parse = |name: &str| Options::try_parse_from(["stratosd", "--cgroup", name]).map(|o| o.cgroup);
+        assert_eq!(parse("functions").unwrap().as_deref(), Some("functions"));
+        for wrong in ["", "system.slice", "../x", "a/b"] {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn certificates_are_given_or_made() {
+        let parse = |args: &[&str]| {
+            let listen = ["stratosd", "--state", "/s", "--listen", "0.0.0.0:1"];
+            Options::try_parse_from(listen.iter().chain(args)).map(|options| options.tls())
+        };
+        let own = parse(&["--tls-self-signed"]).unwrap().unwrap();
+        assert_eq!((own.certificate.to_str(), own.make), (Some("/s/tls/node.pem"), true));
+        let given = parse(&["--tls-cert", "/c", "--tls-key", "/k"]).unwrap().unwrap();
+        assert_eq!((given.key.to_str(), given.make), (Some("/k"), false));
+        assert!(parse(&["--tls-cert", "/c"]).is_err());
     }
 }

@@ -11,3 +11,4 @@ pub mod engine;
 pub mod http;
 pub mod layers;
 pub mod node;
+mod notify;

@@ -12,11 +12,12 @@ use stratos_store::{Store, StoreError};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::config::Options;
+use crate::config::{Memory, Options};
 use crate::deploy::{BuildConfig, Deployer};
 use crate::engine::{Engine, EngineConfig, EngineError};
-use crate::http::{self, ListenConfig, ListenError, Listeners, Services, TlsFiles};
+use crate::http::{self, ListenConfig, ListenError, Listeners, Services};
 use crate::layers::Layers;
+use crate::notify;
 
 /// Network namespaces made ahead: as many as a burst on a small machine takes at once.
 const NETWORK_POOL: usize = 8;
@@ -84,17 +85,20 @@ pub fn run(options: &Options) -> Result<(), NodeError> {
         std::fs::create_dir_all(dir).map_err(|source| NodeError::Folder { path: dir.clone(), source })?;
     }
     raise_open_files()?;
+    let memory = Memory::of_machine()?;
     let sandbox = Arc::new(Sandbox::open(SandboxConfig {
         state_dir: options.state.clone(),
         run_dir: options.run.join("sandbox"),
         require_limits: !options.dev,
         netns_pool: NETWORK_POOL,
+        cgroup: options.cgroup.clone(),
+        swap_percent: options.swap_percent(&memory),
     })?);
     for missing in sandbox.features().missing() {
         tracing::warn!("THIS MACHINE LACKS {}: {}", missing.what, missing.consequence);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let result = runtime.block_on(serve(options, Arc::clone(&sandbox)));
+    let result = runtime.block_on(serve(options, &memory, Arc::clone(&sandbox)));
     // Instances end with their last handle, on the runtime's threads: these go first, the sandbox last.
     drop(runtime);
     drop(sandbox);
@@ -109,7 +113,9 @@ fn raise_open_files() -> io::Result<()> {
     Ok(setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?)
 }
 
-async fn serve(options: &Options, sandbox: Arc<Sandbox>) -> Result<(), NodeError> {
+async fn serve(options: &Options, memory: &Memory, sandbox: Arc<Sandbox>) -> Result<(), NodeError> {
+    let memory_budget = options.memory_budget(memory, sandbox.memory_limit());
+    tracing::info!("functions may be promised {} MiB of memory", memory_budget >> 20);
     let store = Store::open(&options.state)?;
     store.blobs().collect_garbage()?;
     let layers = Arc::new(Layers::new(options.layers(), Arc::clone(&sandbox)));
@@ -119,7 +125,7 @@ async fn serve(options: &Options, sandbox: Arc<Sandbox>) -> Result<(), NodeError
             log_dir: options.state.join("logs"),
             idle_timeout: options.idle_timeout(),
             queue_limit: options.queue,
-            memory_budget: options.memory_budget()?,
+            memory_budget,
             parallel_starts: std::thread::available_parallelism()?.get(),
             egress_denied: egress_denied.clone(),
         },
@@ -136,22 +142,23 @@ async fn serve(options: &Options, sandbox: Arc<Sandbox>) -> Result<(), NodeError
         npmrc: options.npm_config.clone().or(host.npmrc),
         ca_bundle: options.ca_bundle.clone().or(host.ca_bundle),
         timeout: options.build_timeout.duration(),
-        memory_bytes: BUILD_MEMORY,
+        memory_bytes: BUILD_MEMORY.min(memory_budget),
         egress_denied,
         ..host
     };
     let deployer = Arc::new(Deployer::new(store, sandbox, layers, build)?);
-    let tls = options.tls_cert.clone().zip(options.tls_key.clone());
     let listeners = Listeners::bind(&ListenConfig {
         socket: options.socket(),
         tcp: options.listen,
-        tls: tls.map(|(certificate, key)| TlsFiles { certificate, key }),
+        tls: options.tls(),
         token_file: options.token_file(),
     })?;
     tracing::info!("the API is on {}", options.socket().display());
     if let Some(address) = listeners.tcp_address() {
         tracing::info!("and on {address}; the token is in {}", options.token_file().display());
     }
+    // What connects from here on waits in the kernel until it is accepted.
+    notify::ready();
     let (stop, stopped) = watch::channel(false);
     let stopper = tokio::spawn(stop_on_signal(stop)?);
     let services = Services { engine: engine.clone(), deployer, spool: options.state.join("spool") };
@@ -174,6 +181,7 @@ fn stop_on_signal(stop: watch::Sender<bool>) -> io::Result<impl Future<Output = 
             _ = interrupt.recv() => {}
         }
         tracing::info!("stopping");
+        notify::stopping();
         stop.send_replace(true);
         // Kept until the node has ended: a dropped sender would look like a stop as well.
         std::future::pending::<()>().await;

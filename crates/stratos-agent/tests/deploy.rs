@@ -60,6 +60,8 @@ fn rig(test: &str, tmpfs_mib: Option<u32>) -> Option<Rig> {
         run_dir: dir.path().join("run"),
         require_limits: false,
         netns_pool: 1,
+        cgroup: None,
+        swap_percent: 0,
     };
     let sandbox = Arc::new(Sandbox::open(config).unwrap());
     if let Some(size) = tmpfs_mib {

@@ -21,6 +21,8 @@ fn main() {
         run_dir: dir.path().join("run"),
         require_limits: false,
         netns_pool: 8,
+        cgroup: None,
+        swap_percent: 0,
     })
     .expect("a sandbox");
     let layer = sandbox.mount_image(Path::new(&layer)).expect("the layer");
@@ -36,6 +38,7 @@ fn main() {
             env: vec![],
             memory_bytes: 128 << 20,
             cpu_millis: Some(1000),
+            reserved_cpus: false,
             pids_max: 64,
             tmp_bytes: 64 << 20,
             seccomp: Arc::clone(&seccomp),

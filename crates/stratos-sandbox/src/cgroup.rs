@@ -15,6 +15,8 @@ use rustix::fs::{Mode, OFlags, open, openat};
 const CONTROLLERS: [&str; 3] = ["memory", "cpu", "pids"];
 /// Time over which `cpu.max` grants its share, microseconds: the kernel's default.
 const CPU_PERIOD_US: u64 = 100_000;
+/// The cgroup of instances on CPUs of their own, below the root: a cpuset partition that PID 1 makes.
+const RESERVED: &str = "reserved";
 /// How often to look again while processes of a killed cgroup die.
 const EMPTY_POLL: Duration = Duration::from_millis(20);
 
@@ -38,6 +40,7 @@ fn parse_root(mountinfo: &str) -> Option<PathBuf> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     pub(crate) memory_bytes: u64,
+    pub(crate) swap_bytes: u64,
     pub(crate) cpu_millis: Option<u32>,
     pub(crate) pids_max: Option<u32>,
 }
@@ -89,6 +92,11 @@ impl Base {
         Ok(swept)
     }
 
+    /// The limit on the memory of all leaves together, bytes.
+    pub(crate) fn memory_limit(&self) -> Option<u64> {
+        fs::read_to_string(self.path.join("memory.max")).ok()?.trim().parse().ok()
+    }
+
     /// Path of the leaf `name`.
     pub(crate) fn leaf_path(&self, name: &str) -> PathBuf {
         self.path.join(name)
@@ -118,7 +126,7 @@ impl Base {
         if self.memory {
             leaf.write("memory.max", &limits.memory_bytes.to_string())?;
             leaf.write("memory.oom.group", "1")?;
-            match leaf.write("memory.swap.max", "0") {
+            match leaf.write("memory.swap.max", &limits.swap_bytes.to_string()) {
                 // A kernel without swap accounting has no such file, and then no swap to limit.
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
@@ -138,6 +146,35 @@ impl Base {
     /// Removes the node's cgroup; its leaves must be gone.
     pub(crate) fn remove(&self) -> io::Result<()> {
         fs::remove_dir(&self.path)
+    }
+}
+
+/// The cgroup of instances on CPUs of their own.
+#[derive(Debug)]
+pub(crate) struct Reserved {
+    pub(crate) base: Base,
+    /// The CPUs, as the kernel lists them.
+    pub(crate) cpus: String,
+}
+
+impl Reserved {
+    /// Takes over the partition below `root`, or says why there is none.
+    pub(crate) fn open(root: &Path) -> Result<Result<Self, String>, (PathBuf, io::Error)> {
+        let path = root.join(RESERVED);
+        if !path.is_dir() {
+            return Ok(Err("this node keeps no CPUs (`cpu.reserved` in its configuration)".to_owned()));
+        }
+        let read = |file: &str| {
+            let file = path.join(file);
+            fs::read_to_string(&file).map(|text| text.trim().to_owned()).map_err(|error| (file, error))
+        };
+        // The kernel writes `root invalid (REASON)` when the CPUs are not to be had after all.
+        let partition = read("cpuset.cpus.partition")?;
+        if !matches!(partition.as_str(), "root" | "isolated") {
+            return Ok(Err(format!("the kernel does not keep the CPUs of this node apart ({partition})")));
+        }
+        let cpus = read("cpuset.cpus.effective")?;
+        Ok(Ok(Self { base: Base::open(root, RESERVED)?, cpus }))
     }
 }
 
@@ -276,6 +313,30 @@ impl Leaf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Plain files stand for the kernel's.
+    #[test]
+    fn cpus_are_kept_only_by_a_valid_partition() {
+        let root = tempfile::tempdir().unwrap();
+        let open = || Reserved::open(root.path()).unwrap();
+        assert!(open().unwrap_err().contains("cpu.reserved"));
+        let path = root.path().join(RESERVED);
+        fs::create_dir(&path).unwrap();
+        for (file, text) in [("cpuset.cpus.effective", "2-3\n"), ("cgroup.subtree_control", "cpu memory\n")] {
+            fs::write(path.join(file), text).unwrap();
+        }
+        fs::write(path.join("cpuset.cpus.partition"), "root invalid (Parent unable to distribute cpu)\n")
+            .unwrap();
+        assert!(open().unwrap_err().contains("Parent unable"));
+        fs::write(path.join("cpuset.cpus.partition"), "isolated\n").unwrap();
+        let reserved = open().unwrap();
+        assert_eq!((reserved.cpus.as_str(), reserved.base.cpu, reserved.base.pids), ("2-3", true, false));
+        assert_eq!(reserved.base.memory_limit(), None);
+        for (text, limit) in [("max\n", None), ("1048576\n", Some(1 << 20))] {
+            fs::write(path.join("memory.max"), text).unwrap();
+            assert_eq!(reserved.base.memory_limit(), limit);
+        }
+    }
 
     #[test]
     fn the_v2_hierarchy_is_found_among_others() {

@@ -22,6 +22,17 @@ pub struct Features {
     pub seccomp: bool,
     /// EROFS images mount straight from files (Linux 6.12); else loop devices are used.
     pub erofs_files: bool,
+    /// CPUs kept for instances that ask for them.
+    pub reserved_cpus: ReservedCpus,
+}
+
+/// CPUs kept for instances that ask for them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ReservedCpus {
+    /// Which, as the kernel lists them.
+    Kept(String),
+    /// Why there are none.
+    None(String),
 }
 
 /// An ability that the host lacks.

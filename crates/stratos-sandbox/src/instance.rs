@@ -56,6 +56,7 @@ pub(crate) fn start(node: &Arc<Node>, plan: &InstancePlan, weaken: Weaken) -> Re
             tmp_bytes: plan.tmp_bytes,
             memory_bytes: plan.memory_bytes,
             cpu_millis: plan.cpu_millis,
+            reserved_cpus: plan.reserved_cpus,
             pids_max: plan.pids_max,
             seccomp: &plan.seccomp,
             egress: plan.egress.as_ref(),

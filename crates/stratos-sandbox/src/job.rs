@@ -56,6 +56,7 @@ pub(crate) fn run(node: &Arc<Node>, plan: &JobPlan) -> Result<JobOutput, JobErro
             tmp_bytes: plan.memory_bytes,
             memory_bytes: plan.memory_bytes,
             cpu_millis: None,
+            reserved_cpus: false,
             pids_max: PIDS_MAX,
             seccomp: &plan.seccomp,
             egress: plan.egress.as_ref(),

@@ -50,6 +50,7 @@ pub(crate) struct Launch<'a> {
     pub(crate) tmp_bytes: u64,
     pub(crate) memory_bytes: u64,
     pub(crate) cpu_millis: Option<u32>,
+    pub(crate) reserved_cpus: bool,
     pub(crate) pids_max: u32,
     pub(crate) seccomp: &'a SeccompFilter,
     pub(crate) egress: Option<&'a Arc<EgressPolicy>>,
@@ -125,11 +126,12 @@ fn gateway(network: &Network, launch: &Launch<'_>) -> Result<Option<EgressGatewa
 }
 
 fn cgroup(node: &Node, launch: &Launch<'_>) -> Result<Option<Leaf>, StartError> {
-    let Some(base) = &node.cgroups else {
+    let Some(base) = node.cgroups.as_ref().map(|cgroups| cgroups.of(launch.reserved_cpus)) else {
         return Ok(None);
     };
     let limits = Limits {
         memory_bytes: launch.memory_bytes,
+        swap_bytes: launch.memory_bytes / 100 * u64::from(node.swap_percent),
         cpu_millis: launch.cpu_millis,
         pids_max: (!launch.weaken.nproc).then_some(launch.pids_max),
     };

@@ -31,7 +31,7 @@ mod weaken;
 pub use body::StartTimings;
 pub use egress::EgressPolicy;
 pub use error::{JobError, MountError, OpenError, StartError};
-pub use features::{Features, Missing};
+pub use features::{Features, Missing, ReservedCpus};
 pub use image::Image;
 pub use instance::Instance;
 pub use plan::{Bind, InstancePlan, JobOutput, JobPlan, OnOutput, SandboxConfig};

@@ -23,6 +23,12 @@ pub struct SandboxConfig {
     pub require_limits: bool,
     /// Network namespaces kept ready.
     pub netns_pool: usize,
+    /// Cgroup below the hierarchy's root in which instances are kept, such as `functions`. It and all that is in it
+    /// belong to this node alone: what is found there at the start is ended. It stays at the end. Without a name the
+    /// node makes one of its own and removes it.
+    pub cgroup: Option<String>,
+    /// What an instance may have in swap, besides its memory: in percent of its memory limit.
+    pub swap_percent: u8,
 }
 
 /// One function instance.
@@ -41,6 +47,8 @@ pub struct InstancePlan {
     pub memory_bytes: u64,
     /// CPU time per time, in thousandths of one CPU; `None` for no limit.
     pub cpu_millis: Option<u32>,
+    /// Runs on the CPUs that are kept for such instances, where the node has them; else with all others.
+    pub reserved_cpus: bool,
     /// Processes and threads.
     pub pids_max: u32,
     /// Size of `/tmp`, bytes.

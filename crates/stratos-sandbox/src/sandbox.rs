@@ -1,6 +1,7 @@
 //! The node's sandbox: what all instances share.
 
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::process::{Resource, getrlimit};
@@ -8,7 +9,7 @@ use stratos_sys::{landlock, mountns, process};
 
 use crate::cgroup;
 use crate::error::{JobError, MountError, OpenError, StartError};
-use crate::features::{Features, erofs_reads_files, seccomp_available};
+use crate::features::{Features, ReservedCpus, erofs_reads_files, seccomp_available};
 use crate::filesystem::Filesystem;
 use crate::image::{Image, Images};
 use crate::instance::Instance;
@@ -30,27 +31,59 @@ pub(crate) struct Node {
     pub(crate) images: Arc<Images>,
     pub(crate) uids: Arc<UidPool>,
     pub(crate) open_files: u64,
+    pub(crate) swap_percent: u8,
     pub(crate) last_capability: u32,
     // The reaper waits for the last instances when dropped, and gives back to the pool and the cgroup after it.
     pub(crate) reaper: Reaper,
     pub(crate) networks: NetworkPool,
-    pub(crate) cgroups: Option<RemovedBase>,
+    pub(crate) cgroups: Option<Cgroups>,
 }
 
-/// The node's cgroup, removed at the end.
-pub(crate) struct RemovedBase(cgroup::Base);
+/// The node's cgroups: one for all instances, and where the machine keeps CPUs, one for those that ask for these.
+pub(crate) struct Cgroups {
+    shared: cgroup::Base,
+    reserved: Result<cgroup::Reserved, String>,
+    /// The shared one was made here and goes at the end.
+    own: bool,
+}
 
-impl std::ops::Deref for RemovedBase {
-    type Target = cgroup::Base;
+impl Cgroups {
+    /// With a name, the cgroup of that name and `reserved` beside it; else one named after the node.
+    fn open(root: &Path, name: Option<&str>, key: NodeKey) -> Result<Self, (PathBuf, io::Error)> {
+        let shared = cgroup::Base::open(root, name.unwrap_or(&key.cgroup_name()))?;
+        let reserved = match name {
+            Some(_) => cgroup::Reserved::open(root)?,
+            None => Err("this machine is not run by StratOS, which would keep CPUs for them".to_owned()),
+        };
+        Ok(Self { shared, reserved, own: name.is_none() })
+    }
 
-    fn deref(&self) -> &cgroup::Base {
-        &self.0
+    fn sweep(&self) -> Result<usize, (PathBuf, io::Error)> {
+        let swept = self.shared.sweep()?;
+        Ok(swept + self.reserved.as_ref().map_or(Ok(0), |reserved| reserved.base.sweep())?)
+    }
+
+    /// Where an instance belongs.
+    pub(crate) fn of(&self, reserved_cpus: bool) -> &cgroup::Base {
+        match &self.reserved {
+            Ok(reserved) if reserved_cpus => &reserved.base,
+            _ => &self.shared,
+        }
+    }
+
+    fn reserved_cpus(&self) -> ReservedCpus {
+        match &self.reserved {
+            Ok(reserved) => ReservedCpus::Kept(reserved.cpus.clone()),
+            Err(reason) => ReservedCpus::None(reason.clone()),
+        }
     }
 }
 
-impl Drop for RemovedBase {
+impl Drop for Cgroups {
     fn drop(&mut self) {
-        if let Err(error) = self.0.remove() {
+        if self.own
+            && let Err(error) = self.shared.remove()
+        {
             tracing::warn!(%error, "cannot remove the node's cgroup");
         }
     }
@@ -76,12 +109,12 @@ impl Sandbox {
             .map_err(|source| OpenError::Proc { path: "/proc/self/mountinfo".into(), source })?;
         let cgroups = cgroup_root
             .as_deref()
-            .map(|root| cgroup::Base::open(root, &key.cgroup_name()).map(RemovedBase))
+            .map(|root| Cgroups::open(root, config.cgroup.as_deref(), key))
             .transpose()
             .map_err(|(path, source)| OpenError::Cgroup { path, source })?;
-        let features = features(&config, cgroup_root, cgroups.as_deref());
+        let features = features(&config, cgroup_root, cgroups.as_ref());
         let swept = match &cgroups {
-            Some(base) => base.sweep().map_err(|(path, source)| OpenError::Sweep { path, source })?,
+            Some(cgroups) => cgroups.sweep().map_err(|(path, source)| OpenError::Sweep { path, source })?,
             // Only here: the ranges of two nodes on one host may be the same, their cgroups hardly are.
             None => sweep::by_user(&key.uids())
                 .map_err(|source| OpenError::Sweep { path: "/proc".into(), source })?,
@@ -107,6 +140,7 @@ impl Sandbox {
             // The limit cannot be raised without CAP_SYS_RESOURCE.
             open_files: getrlimit(Resource::Nofile).maximum.unwrap_or(OPEN_FILES).min(OPEN_FILES),
             last_capability,
+            swap_percent: config.swap_percent,
             reaper: Reaper::start().map_err(thread)?,
             networks: NetworkPool::start(config.netns_pool).map_err(thread)?,
             cgroups,
@@ -117,6 +151,12 @@ impl Sandbox {
     /// What the host offers.
     pub fn features(&self) -> &Features {
         &self.node.features
+    }
+
+    /// Memory that all instances together can have by the limit of the cgroup they are kept in, in bytes; `None` without
+    /// such a limit.
+    pub fn memory_limit(&self) -> Option<u64> {
+        self.node.cgroups.as_ref()?.shared.memory_limit()
     }
 
     /// Mounts an EROFS image, or shares the mount that is there. It stays until the last owner drops it.
@@ -156,9 +196,12 @@ impl Sandbox {
 fn features(
     config: &SandboxConfig,
     cgroup_root: Option<std::path::PathBuf>,
-    base: Option<&cgroup::Base>,
+    cgroups: Option<&Cgroups>,
 ) -> Features {
+    let base = cgroups.map(|cgroups| &cgroups.shared);
+    let unified = || ReservedCpus::None("this machine has no cgroup v2 hierarchy".to_owned());
     Features {
+        reserved_cpus: cgroups.map_or_else(unified, Cgroups::reserved_cpus),
         cgroup_root,
         memory: base.is_some_and(|base| base.memory),
         cpu: base.is_some_and(|base| base.cpu),

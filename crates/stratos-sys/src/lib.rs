@@ -5,6 +5,7 @@
 //! namespace for the length of a call, a private mount namespace).
 #![expect(unsafe_code, reason = "this crate is where the unsafe kernel interfaces are made safe")]
 
+pub mod address;
 pub mod erofs;
 pub mod landlock;
 pub mod loopdev;

@@ -45,6 +45,8 @@ pub(crate) fn sandbox(dir: &Path) -> Sandbox {
         run_dir: dir.join("run"),
         require_limits: false,
         netns_pool: 2,
+        cgroup: None,
+        swap_percent: 0,
     };
     Sandbox::open(config).expect("the sandbox opens")
 }
@@ -193,6 +195,7 @@ impl World {
             env: strings(&["HOME=/tmp"]),
             memory_bytes: 128 << 20,
             cpu_millis: None,
+            reserved_cpus: false,
             pids_max: 32,
             tmp_bytes: 1 << 20,
             seccomp: Arc::new(SeccompFilter::for_runtime("python3.13").unwrap()),

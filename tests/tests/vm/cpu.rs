@@ -35,6 +35,8 @@ fn cpu_time_is_shared_out_as_planned() {
         run_dir: dir.path().join("run"),
         require_limits: true,
         netns_pool: 1,
+        cgroup: None,
+        swap_percent: 0,
     })
     .expect("every controller is there");
     let image = |name: &str| {
@@ -52,6 +54,7 @@ fn cpu_time_is_shared_out_as_planned() {
         env: vec![text("HOME=/tmp")],
         memory_bytes: 128 << 20,
         cpu_millis: Some(400),
+        reserved_cpus: false,
         pids_max: 16,
         tmp_bytes: 1 << 20,
         seccomp: Arc::new(SeccompFilter::for_runtime("python3.13").expect("its profile")),

@@ -133,6 +133,7 @@ impl Deployed {
             env,
             memory_bytes: self.spec.memory.bytes(),
             cpu_millis: None,
+            reserved_cpus: false,
             pids_max: PIDS_MAX,
             tmp_bytes: self.spec.memory.bytes() / TMP_SHARE,
             seccomp: Arc::clone(&self.seccomp),

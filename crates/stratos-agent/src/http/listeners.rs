@@ -13,6 +13,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::{TcpListener, TcpSocket, UnixListener, UnixSocket};
 use tokio_rustls::TlsAcceptor;
 
+use super::self_signed::{self, SelfSignedError};
 use super::token::{Token, TokenError};
 
 /// Connections that may wait to be accepted: a burst of clients must not be refused by the kernel.
@@ -38,6 +39,8 @@ pub struct TlsFiles {
     pub certificate: PathBuf,
     /// Its private key.
     pub key: PathBuf,
+    /// Make both when neither is there.
+    pub make: bool,
 }
 
 /// Why the node cannot listen.
@@ -77,6 +80,9 @@ pub enum ListenError {
         /// The address.
         address: SocketAddr,
     },
+    /// No certificate could be made.
+    #[error("cannot make a certificate")]
+    SelfSigned(#[from] SelfSignedError),
     /// A certificate or key cannot be used.
     #[error("cannot use {} for TLS: {reason}", path.display())]
     Tls {
@@ -99,7 +105,14 @@ impl ListenError {
             Self::NotASocket { .. } => "move it away, or name another path with --socket",
             Self::Tcp { .. } => "choose a free port of an address that this machine has",
             Self::NeedsTls { .. } => {
-                "give --tls-cert FILE and --tls-key FILE, or listen on 127.0.0.1 behind a proxy that does TLS"
+                "give --tls-cert FILE and --tls-key FILE, or --tls-self-signed, or listen on 127.0.0.1 behind a \
+                 proxy that does TLS"
+            }
+            Self::SelfSigned(SelfSignedError::Half { .. }) => {
+                "put the other file back, or remove this one too to have both made anew"
+            }
+            Self::SelfSigned(_) => {
+                "choose a folder that can be written, with --tls-cert and --tls-key or --state"
             }
             Self::Tls { .. } => "both files are PEM: the certificate chain, and the key that belongs to it",
             Self::Token(TokenError::Exposed { .. }) => "chmod 600 the file; replace the token if it was seen",
@@ -141,6 +154,9 @@ impl Listeners {
 fn bind_tcp(address: SocketAddr, config: &ListenConfig) -> Result<Tcp, ListenError> {
     if config.tls.is_none() && !address.ip().is_loopback() {
         return Err(ListenError::NeedsTls { address });
+    }
+    if let Some(files) = config.tls.as_ref().filter(|files| files.make) {
+        self_signed::make_once(files)?;
     }
     let tls = config.tls.as_ref().map(tls_acceptor).transpose()?;
     let token = Token::load(&config.token_file)?;
@@ -264,7 +280,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (certificate, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
         std::fs::write(&certificate, "nothing").unwrap();
-        let tls = Some(TlsFiles { certificate: certificate.clone(), key: key.clone() });
+        let tls = Some(TlsFiles { certificate: certificate.clone(), key: key.clone(), make: false });
         let config = ListenConfig { tcp: Some("127.0.0.1:0".parse().unwrap()), tls, ..config(dir.path()) };
         let fails = |says: &str| {
             let Err(error) = Listeners::bind(&config) else { panic!("{says}: was bound") };

@@ -22,6 +22,7 @@ mod observe;
 pub mod openapi;
 pub mod prelude;
 mod routes;
+mod self_signed;
 mod serve;
 pub mod sigv4;
 mod token;
@@ -36,6 +37,7 @@ use stratos_types::TenantId;
 use tokio::sync::{Semaphore, watch};
 
 pub use self::listeners::{ListenConfig, ListenError, Listeners, TlsFiles};
+pub use self::self_signed::SelfSignedError;
 pub use self::token::{Token, TokenError};
 use crate::deploy::Deployer;
 use crate::engine::Engine;

@@ -190,7 +190,8 @@ mod tests {
 
     fn start(tls: bool, router: Router, grace: Duration) -> Node {
         let dir = tempfile::tempdir().unwrap();
-        let files = TlsFiles { certificate: dir.path().join("cert"), key: dir.path().join("key") };
+        let files =
+            TlsFiles { certificate: dir.path().join("cert"), key: dir.path().join("key"), make: false };
         if tls {
             let pair = rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()]);
             let pair = pair.unwrap();

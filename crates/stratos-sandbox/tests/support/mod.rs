@@ -67,6 +67,8 @@ pub(crate) fn config(dir: &Path) -> SandboxConfig {
         run_dir: dir.join("run"),
         require_limits: false,
         netns_pool: 2,
+        cgroup: None,
+        swap_percent: 0,
     }
 }
 
@@ -117,6 +119,7 @@ impl Rig {
             env: strings(&["HOME=/tmp"]),
             memory_bytes: 128 << 20,
             cpu_millis: Some(1000),
+            reserved_cpus: false,
             pids_max: 32,
             tmp_bytes: 1 << 20,
             seccomp: Arc::new(SeccompFilter::for_runtime("native").unwrap()),
