@@ -23,6 +23,7 @@ pub fn function_spec(data: &[u8]) {
 
 /// What holds for every specification: limits, and that what the store keeps of it is read as the same.
 pub(crate) fn check(spec: &FunctionSpec) {
+    assert!(spec.cpu.is_none_or(|cpu| (50..=1_024_000).contains(&cpu.millis())));
     assert!((1..=MAX_CONCURRENCY).contains(&spec.concurrency));
     assert!((1..=MAX_INSTANCES).contains(&spec.max_instances));
     assert!(spec.egress.len() <= MAX_EGRESS_RULES);

@@ -10,5 +10,6 @@ pub mod deploy;
 pub mod engine;
 pub mod http;
 pub mod layers;
+pub mod machine;
 pub mod node;
 mod notify;

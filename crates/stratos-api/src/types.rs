@@ -137,6 +137,9 @@ pub struct VersionInfo {
     pub layer: LayerInfo,
     /// Dependencies as they were resolved.
     pub dependencies: Vec<Dependency>,
+    /// What of its specification this node cannot do, and why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 /// One resolved dependency.

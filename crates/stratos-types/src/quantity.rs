@@ -61,6 +61,54 @@ impl fmt::Display for MemorySize {
     }
 }
 
+/// A share of the machine's processors: 0.05 to 1024 CPUs, to the thousandth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CpuShare(u32);
+
+/// Why a text is not a share of processors.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("`{0}` is not a number of CPUs from 0.05 to 1024, such as \"0.5\"")]
+pub struct CpuShareError(String);
+
+impl CpuShare {
+    const MIN_MILLIS: u32 = 50;
+    const MAX_MILLIS: u32 = 1024 * 1000;
+
+    /// Thousandths of a CPU; `None` outside 50 to 1,024,000.
+    pub const fn from_millis(millis: u32) -> Option<Self> {
+        if millis >= Self::MIN_MILLIS && millis <= Self::MAX_MILLIS { Some(Self(millis)) } else { None }
+    }
+
+    /// Thousandths of a CPU.
+    pub const fn millis(self) -> u32 {
+        self.0
+    }
+}
+
+impl FromStr for CpuShare {
+    type Err = CpuShareError;
+
+    /// Takes digits with at most three more behind a point.
+    fn from_str(text: &str) -> Result<Self, CpuShareError> {
+        let error = || CpuShareError(text.chars().take(40).collect());
+        let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
+        let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        if !digits(whole) || !digits(fraction) || whole.len() > 4 || fraction.len() > 3 {
+            return Err(error());
+        }
+        let millis: u32 = format!("{whole}{fraction:0<3}").parse().map_err(|_| error())?;
+        Self::from_millis(millis).ok_or_else(error)
+    }
+}
+
+impl fmt::Display for CpuShare {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (whole, fraction) = (self.0 / 1000, self.0 % 1000);
+        let text = format!("{whole}.{fraction:03}");
+        f.pad(text.trim_end_matches('0').trim_end_matches('.'))
+    }
+}
+
 /// How long an invocation may take, from its arrival to the end of its answer: 1 ms to 15 min.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timeout(Duration);
@@ -120,6 +168,19 @@ mod tests {
         }
         for wrong in ["", "31MB", "65GB", "128", "-1MB", "+128MB", "1TB", "99999999999999999999GB", "1.5GB"] {
             assert!(wrong.parse::<MemorySize>().is_err(), "{wrong}");
+        }
+        for (text, means) in
+            [("0.05", "0.05"), ("0.5", "0.5"), ("2", "2"), ("10.250", "10.25"), ("1024", "1024")]
+        {
+            let share: CpuShare = text.parse().unwrap();
+            assert_eq!(share.to_string(), means);
+            assert_eq!(Some(share), CpuShare::from_millis(share.millis()));
+        }
+        assert_eq!("1.025".parse::<CpuShare>().unwrap().millis(), 1025);
+        for wrong in
+            ["", "0", "0.049", "1024.001", ".5", "1.", "-1", "+1", "1e3", "0.0501", "00001", "a", "1,5"]
+        {
+            assert!(wrong.parse::<CpuShare>().is_err(), "{wrong}");
         }
         for (text, means) in [("1ms", "1ms"), ("30s", "30s"), ("15m", "900s"), ("1500 ms", "1500ms")] {
             assert_eq!(text.parse::<Timeout>().unwrap().to_string(), means);

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use toml::Value;
 
-use crate::{EgressRule, FunctionName, MemorySize, Timeout};
+use crate::{CpuShare, EgressRule, FunctionName, MemorySize, Timeout};
 
 /// The file's name, at the top of a function's folder.
 pub const FILE_NAME: &str = "stratos.toml";
@@ -90,6 +90,40 @@ impl Entry {
     }
 }
 
+/// Which of the machine's processors instances run on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum CpuClass {
+    /// Those that all functions share.
+    #[default]
+    Shared,
+    /// Those that the node keeps for functions which ask for them.
+    Reserved,
+}
+
+impl CpuClass {
+    /// Its name in `stratos.toml`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Shared => "shared",
+            Self::Reserved => "reserved",
+        }
+    }
+}
+
+/// Why a text is not a class of processors.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("`{0}` is not a class of CPUs (shared or reserved)")]
+pub struct CpuClassError(String);
+
+impl FromStr for CpuClass {
+    type Err = CpuClassError;
+
+    fn from_str(text: &str) -> Result<Self, CpuClassError> {
+        let found = [Self::Shared, Self::Reserved].into_iter().find(|class| class.as_str() == text);
+        found.ok_or_else(|| CpuClassError(text.chars().take(40).collect()))
+    }
+}
+
 /// One function, as its author wants it run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FunctionSpec {
@@ -101,6 +135,10 @@ pub struct FunctionSpec {
     pub entry: Entry,
     /// Memory limit of one instance.
     pub memory: MemorySize,
+    /// CPU time per time of one instance; as much as there is when `None`.
+    pub cpu: Option<CpuShare>,
+    /// Which processors it runs on.
+    pub cpu_class: CpuClass,
     /// Limit for one invocation, waiting and cold start included.
     pub timeout: Timeout,
     /// Requests at a time that one instance is given, 1 to [`MAX_CONCURRENCY`].
@@ -146,12 +184,14 @@ pub struct Inferred {
     pub entry: Option<Entry>,
 }
 
-const KEYS: [&str; 11] = [
+const KEYS: [&str; 13] = [
     "name",
     "runtime",
     "handler",
     "start",
     "memory",
+    "cpu",
+    "cpu_class",
     "timeout",
     "concurrency",
     "max_instances",
@@ -161,8 +201,8 @@ const KEYS: [&str; 11] = [
 ];
 
 impl FunctionSpec {
-    /// Reads `stratos.toml`; what it leaves out comes from `inferred` or from the defaults (128MB, 30s, one request
-    /// at a time, 10 instances, no egress, not public).
+    /// Reads `stratos.toml`; what it leaves out comes from `inferred` or from the defaults (128MB, no CPU limit on
+    /// shared CPUs, 30s, one request at a time, 10 instances, no egress, not public).
     ///
     /// # Errors
     /// The first thing that is wrong, with its key and a remedy.
@@ -188,6 +228,9 @@ impl FunctionSpec {
             runtime,
             entry: keys.entry(runtime, inferred)?,
             memory: keys.parsed("memory", "write an amount such as \"128MB\"")?.unwrap_or(DEFAULT_MEMORY),
+            cpu: keys
+                .parsed("cpu", "write a number of CPUs such as \"0.5\", or leave it out for no limit")?,
+            cpu_class: keys.parsed("cpu_class", "write \"reserved\", or leave it out")?.unwrap_or_default(),
             timeout: match keys.parsed("timeout", "write a time such as \"30s\"")? {
                 Some(timeout) => timeout,
                 None => Timeout::new(std::time::Duration::from_secs(30)).expect("30 s is in range"),
@@ -215,6 +258,13 @@ impl FunctionSpec {
             }
         };
         set("memory", self.memory.to_string().into());
+        // Left out where they say nothing, so that an agent that does not know them yet still reads the rest.
+        if let Some(cpu) = self.cpu {
+            set("cpu", cpu.to_string().into());
+        }
+        if self.cpu_class != CpuClass::default() {
+            set("cpu_class", self.cpu_class.as_str().into());
+        }
         set("timeout", self.timeout.to_string().into());
         set("concurrency", i64::from(self.concurrency).into());
         set("max_instances", i64::from(self.max_instances).into());
@@ -494,12 +544,15 @@ mod tests {
         assert_eq!((small.memory.mib(), small.concurrency, small.max_instances), (128, 1, 10));
         assert_eq!(small.timeout.to_string(), "30s");
         assert!(small.egress.is_empty() && !small.public);
+        assert_eq!((small.cpu, small.cpu_class), (None, CpuClass::Shared));
         let full = parse(
             r#"
             name = "full"
             runtime = "python3.13"
             start = "python3 -m app"
             memory = "1GB"
+            cpu = "1.5"
+            cpu_class = "reserved"
             timeout = "500ms"
             concurrency = 8
             max_instances = 2
@@ -564,6 +617,14 @@ mod tests {
                 "_HANDLER",
             ),
             (&format!("{SMALL}memory = \"1TB\""), "memory: `1TB` is not an amount", "128MB"),
+            (&format!("{SMALL}cpu = \"0.01\""), "cpu: `0.01` is not a number of CPUs", "\"0.5\""),
+            (&format!("{SMALL}cpu = 0.5"), "cpu: is a float", "text in quotes"),
+            (&format!("{SMALL}cpu_class = \"fast\""), "cpu_class: `fast` is not a class", "\"reserved\""),
+            (
+                &format!("{SMALL}cpuclass = \"reserved\""),
+                "cpuclass: unknown key",
+                "did you mean `cpu_class`?",
+            ),
             (&format!("{SMALL}timeout = \"1h\""), "timeout: `1h` is not a time", "30s"),
             (&format!("{SMALL}concurrency = 0"), "concurrency: 0 is out of range", "1 to 1000"),
             (&format!("{SMALL}max_instances = \"2\""), "max_instances: is a string", "whole number"),

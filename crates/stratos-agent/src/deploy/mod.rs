@@ -96,6 +96,7 @@ impl Deployer {
         tidy(&folder)?;
 
         let spec = read_spec(&folder, expected_name)?;
+        check_cpu(&spec, crate::machine::cpus())?;
         let layer = self.layer("the function's runtime", spec.runtime.as_str())?;
         let tools = self.layer("image building", TOOLS)?;
         let builder = Builder {
@@ -207,6 +208,18 @@ fn read_spec(folder: &Folder, expected: Option<&FunctionName>) -> Result<Functio
             "deploy under the name that the file says, or change it there",
         )),
         _ => Ok(spec),
+    }
+}
+
+/// Refuses a function that asks for more processors than the machine has.
+fn check_cpu(spec: &FunctionSpec, cpus: u32) -> Result<(), DeployError> {
+    match spec.cpu {
+        Some(cpu) if cpu.millis() > cpus.saturating_mul(1000) => Err(spec_error(
+            Some("cpu"),
+            format!("is {cpu}, and this node has {cpus} CPUs"),
+            &format!("write at most \"{cpus}\", or leave it out for no limit"),
+        )),
+        _ => Ok(()),
     }
 }
 

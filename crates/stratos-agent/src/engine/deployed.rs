@@ -8,9 +8,9 @@ use std::sync::atomic::Ordering;
 use stratos_api::{ApiError, ErrorCode};
 use stratos_sandbox::egress::EgressPolicy;
 use stratos_sandbox::seccomp::SeccompFilter;
-use stratos_sandbox::{Image, InstancePlan};
+use stratos_sandbox::{Features, Image, InstancePlan, ReservedCpus};
 use stratos_types::spec::Inferred;
-use stratos_types::{Entry, FunctionKey, FunctionSpec, InstanceId, Runtime, Version};
+use stratos_types::{CpuClass, CpuShare, Entry, FunctionKey, FunctionSpec, InstanceId, Runtime, Version};
 
 use super::{Engine, EngineError, failure, read, write};
 use crate::layers::Layer;
@@ -132,8 +132,8 @@ impl Deployed {
             argv: self.argv.clone(),
             env,
             memory_bytes: self.spec.memory.bytes(),
-            cpu_millis: None,
-            reserved_cpus: false,
+            cpu_millis: self.spec.cpu.map(CpuShare::millis),
+            reserved_cpus: self.spec.cpu_class == CpuClass::Reserved,
             pids_max: PIDS_MAX,
             tmp_bytes: self.spec.memory.bytes() / TMP_SHARE,
             seccomp: Arc::clone(&self.seccomp),
@@ -151,6 +151,18 @@ impl Deployed {
     pub(super) fn arn(&self) -> String {
         format!("arn:aws:lambda:local:000000000000:function:{}", self.key.name)
     }
+}
+
+/// What of a specification a machine cannot do, and why.
+pub(super) fn notes(spec: &FunctionSpec, machine: &Features) -> Vec<String> {
+    let mut notes = Vec::new();
+    if let (CpuClass::Reserved, ReservedCpus::None(reason)) = (spec.cpu_class, &machine.reserved_cpus) {
+        notes.push(format!("cpu_class: instances run on the CPUs that all functions share: {reason}"));
+    }
+    if spec.cpu.is_some() && !machine.cpu {
+        notes.push("cpu: not enforced, for this machine lacks the cgroup v2 controller `cpu`".to_owned());
+    }
+    notes
 }
 
 /// A C string from text that was checked to hold no NUL when it came in.

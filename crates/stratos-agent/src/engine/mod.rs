@@ -303,6 +303,11 @@ impl Engine {
         functions.get(key).map(|state| lock(&state.records).newest(limit)).unwrap_or_default()
     }
 
+    /// What of a function's specification this machine cannot do, and why.
+    pub fn notes(&self, spec: &FunctionSpec) -> Vec<String> {
+        deployed::notes(spec, self.0.sandbox.features())
+    }
+
     /// A function's log.
     pub fn log(&self, key: &FunctionKey) -> Arc<FunctionLog> {
         Arc::clone(&self.function_state(key).log)

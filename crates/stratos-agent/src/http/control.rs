@@ -16,6 +16,7 @@ use super::Api;
 use super::errors::{Failure, Result};
 use super::extract::{self, Function, blocking, unknown_function};
 use crate::clock::rfc3339_ms;
+use crate::engine::Engine;
 
 /// Invocations that [`show`] tells about.
 const RECENT: usize = 10;
@@ -56,7 +57,7 @@ pub(super) async fn show(
     let stats = api.engine.stats(&key);
     Ok(Json(FunctionDetail {
         name: key.name.to_string(),
-        current: version_info(record.current_version(), true),
+        current: version_info(&api.engine, record.current_version(), true),
         instances: api.engine.instances(&key),
         queued: stats.queued,
         invocations: stats.invocations,
@@ -77,7 +78,8 @@ pub(super) async fn versions(
     Function(key): Function,
 ) -> Result<Json<Vec<VersionInfo>>> {
     let record = record(&api, &key).await?;
-    let info = |version: &VersionRecord| version_info(version, version.version == record.current);
+    let info =
+        |version: &VersionRecord| version_info(&api.engine, version, version.version == record.current);
     Ok(Json(record.versions.iter().rev().map(info).collect()))
 }
 
@@ -108,7 +110,7 @@ pub(super) async fn rollback(
     let (store, number, changed) = (api.engine.store().clone(), version.version, key.clone());
     blocking(move || store.set_current(&changed, number)).await?;
     api.engine.function_changed(&key);
-    Ok(Json(version_info(version, true)))
+    Ok(Json(version_info(&api.engine, version, true)))
 }
 
 /// Removes a function with all its versions.
@@ -142,9 +144,10 @@ fn numbers(record: &FunctionRecord) -> String {
 }
 
 /// A version as it is shown to clients.
-pub(super) fn version_info(record: &VersionRecord, current: bool) -> VersionInfo {
-    let kind = match FunctionSpec::parse(&record.spec_toml, &Inferred::default()).map(|spec| spec.entry) {
-        Ok(entry) if entry.is_http() => "http",
+pub(super) fn version_info(engine: &Engine, record: &VersionRecord, current: bool) -> VersionInfo {
+    let spec = FunctionSpec::parse(&record.spec_toml, &Inferred::default());
+    let kind = match &spec {
+        Ok(spec) if spec.entry.is_http() => "http",
         Ok(_) => "handler",
         // Written by a newer agent: it can still be shown, and rolled back from.
         Err(_) => "unknown",
@@ -169,5 +172,6 @@ pub(super) fn version_info(record: &VersionRecord, current: bool) -> VersionInfo
             digest: record.layer_digest.to_string(),
         },
         dependencies: record.dependencies.iter().map(dependency).collect(),
+        notes: spec.map(|spec| engine.notes(&spec)).unwrap_or_default(),
     }
 }

@@ -157,7 +157,7 @@ async fn run(
     };
     api.engine.function_changed(&FunctionKey { tenant: api.tenant.clone(), name: spec.name.clone() });
     let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-    Ok((spec.name, version_info(&record, true), took_ms))
+    Ok((spec.name, version_info(&api.engine, &record, true), took_ms))
 }
 
 async fn ended(deploy: JoinHandle<Result<Deployed>>) -> Result<Deployed> {

@@ -12,7 +12,7 @@ use crate::args::DeployArgs;
 use crate::exit::Exit;
 use crate::failure::{Failure, Result};
 use crate::node::{Node, path_of};
-use crate::output::{Output, size};
+use crate::output::{Output, note, size};
 use crate::pack::{Package, pack};
 use crate::progress::Progress;
 
@@ -35,6 +35,7 @@ pub(crate) async fn run(args: &DeployArgs, node: &Node, output: Output) -> Resul
         size(version.size)
     ))?;
     output.line(&format!("url   {}", function_url(node.endpoint(), &name)))?;
+    version.notes.iter().for_each(|text| note(&format!("note: {text}")));
     // A server is called by its URL.
     if version.kind == "http" {
         Ok(())

@@ -55,6 +55,7 @@ pub(crate) async fn show(name: &FunctionName, node: &Node, output: Output) -> Re
         detail.invocations, detail.errors, detail.cold_starts, detail.queued
     );
     field("invocations", &counts);
+    current.notes.iter().for_each(|note| field("note", note));
     text.push_str("\nSPECIFICATION\n");
     text.extend(current.spec.trim_end().lines().map(|line| format!("  {line}").trim_end().to_owned() + "\n"));
     if !current.dependencies.is_empty() {
