@@ -1,4 +1,8 @@
-//! The runtime layers on this node: verified once, mounted once, shared by every instance.
+//! The runtime layers on this node: verified, mounted once, shared by every instance.
+//!
+//! A layer that is a file is read and compared with its digest before it is mounted. A layer of a StratOS disk is a
+//! device of which the kernel checks every block as it is read (dm-verity), so nothing is read ahead of its use; a block
+//! that is not what it should be is a read error, then or later.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -10,12 +14,31 @@ use stratos_api::LayerInfo;
 use stratos_sandbox::{Image, MountError, Sandbox};
 use stratos_types::{Digest, LayerManifest};
 
+/// Where the devices of packed layers are.
+const DEVICES: &str = "/dev/mapper";
+
 /// A layer, ready to be an instance's root.
 pub struct Layer {
     /// What it is.
     pub manifest: LayerManifest,
     /// Its mounted image.
     pub image: Arc<Image>,
+}
+
+impl Layer {
+    /// True when the kernel has met blocks of it that are not what its manifest stands for.
+    pub fn is_damaged(&self) -> bool {
+        self.manifest.packed.is_some()
+            && stratos_sys::verity::is_damaged(&device_name(&self.manifest.name)).unwrap_or_else(|error| {
+                tracing::warn!(layer = self.manifest.name, %error, "cannot tell whether a layer is damaged");
+                false
+            })
+    }
+}
+
+/// The device that PID 1 makes of a packed layer.
+fn device_name(layer: &str) -> String {
+    format!("layer-{layer}")
 }
 
 /// Why a layer cannot be used.
@@ -45,6 +68,14 @@ pub enum LayersError {
         /// Why.
         source: serde_json::Error,
     },
+    /// The manifest is that of another layer.
+    #[error("{path} is the manifest of the layer `{name}`")]
+    Name {
+        /// Which manifest.
+        path: PathBuf,
+        /// What it says it is.
+        name: String,
+    },
     /// The manifest names an image outside its folder.
     #[error("{path} names the image `{image}`, which is not a file name")]
     ImageName {
@@ -63,6 +94,14 @@ pub enum LayersError {
         /// What the file has.
         found: Digest,
     },
+    /// PID 1 made no device of a packed layer.
+    #[error("the layer `{name}` has no device {path}")]
+    Device {
+        /// Which layer.
+        name: String,
+        /// Where its device should be.
+        path: PathBuf,
+    },
     /// The image cannot be mounted.
     #[error("cannot mount {path}")]
     Mount {
@@ -73,9 +112,23 @@ pub enum LayersError {
     },
 }
 
+impl LayersError {
+    /// What to do about it.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Device { .. } => "`stratos node boot` tells why PID 1 made none",
+            Self::Mount { path, .. } if path.starts_with(DEVICES) => {
+                "`stratos node logs --source kernel` tells what is wrong with it"
+            }
+            _ => "`stratos layer build` makes the layers",
+        }
+    }
+}
+
 /// The layers in one folder.
 pub struct Layers {
     dir: PathBuf,
+    devices: PathBuf,
     sandbox: Arc<Sandbox>,
     mounted: Mutex<HashMap<String, Arc<Layer>>>,
 }
@@ -83,11 +136,17 @@ pub struct Layers {
 impl Layers {
     /// The layers of a folder; nothing is read before it is asked for.
     pub fn new(dir: PathBuf, sandbox: Arc<Sandbox>) -> Self {
-        Self { dir, sandbox, mounted: Mutex::default() }
+        Self { dir, devices: DEVICES.into(), sandbox, mounted: Mutex::default() }
     }
 
-    /// A layer by its name. The first call reads and verifies the whole image, which takes a moment: not for a
-    /// thread that must not block.
+    /// The same with another folder for the devices of packed layers.
+    #[must_use]
+    pub fn with_devices(self, devices: PathBuf) -> Self {
+        Self { devices, ..self }
+    }
+
+    /// A layer by its name. The first call reads and verifies the whole image of a layer that is a file, which takes a
+    /// moment: not for a thread that must not block.
     ///
     /// # Errors
     /// When it is missing, damaged or cannot be mounted.
@@ -98,12 +157,10 @@ impl Layers {
             return Ok(Arc::clone(layer));
         }
         let manifest = self.manifest(name)?;
-        let path = self.dir.join(&manifest.image);
-        let read = |source| LayersError::Read { path: path.clone(), source };
-        let found = Digest::of_reader(File::open(&path).map_err(read)?).map_err(read)?;
-        if found != manifest.image_digest {
-            return Err(LayersError::Digest { path, expected: manifest.image_digest, found });
-        }
+        let path = match &manifest.packed {
+            Some(_) => self.device(&manifest)?,
+            None => self.verified(&manifest)?,
+        };
         let image = self
             .sandbox
             .mount_image(&path)
@@ -111,6 +168,26 @@ impl Layers {
         let layer = Arc::new(Layer { manifest, image });
         mounted.insert(name.to_owned(), Arc::clone(&layer));
         Ok(layer)
+    }
+
+    /// The device of a packed layer. What it gives is what the manifest says, or an error.
+    fn device(&self, manifest: &LayerManifest) -> Result<PathBuf, LayersError> {
+        let path = self.devices.join(device_name(&manifest.name));
+        match path.exists() {
+            true => Ok(path),
+            false => Err(LayersError::Device { name: manifest.name.clone(), path }),
+        }
+    }
+
+    /// The image of a layer that is a file, once all of it is what the manifest says.
+    fn verified(&self, manifest: &LayerManifest) -> Result<PathBuf, LayersError> {
+        let path = self.dir.join(&manifest.image);
+        let read = |source| LayersError::Read { path: path.clone(), source };
+        let found = Digest::of_reader(File::open(&path).map_err(read)?).map_err(read)?;
+        match found == manifest.image_digest {
+            true => Ok(path),
+            false => Err(LayersError::Digest { path, expected: manifest.image_digest, found }),
+        }
     }
 
     /// All layers that are there, by name.
@@ -139,6 +216,9 @@ impl Layers {
         };
         let manifest: LayerManifest = serde_json::from_slice(&text)
             .map_err(|source| LayersError::Manifest { path: path.clone(), source })?;
+        if manifest.name != name {
+            return Err(LayersError::Name { path, name: manifest.name });
+        }
         if Path::new(&manifest.image).file_name() != Some(manifest.image.as_ref()) {
             return Err(LayersError::ImageName { path, image: manifest.image });
         }

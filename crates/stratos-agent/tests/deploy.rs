@@ -380,3 +380,33 @@ fn a_full_disk_ends_a_deploy_and_nothing_else() {
     let (_, record, _) = rig.deployed(&[toml, ("*bootstrap", &program), ("text", b"small")]);
     assert_eq!(record.version, 2);
 }
+
+/// A layer of a StratOS disk: its device is mounted as it is, for the kernel checks what is read from it.
+#[test]
+fn packed_layers_are_devices_and_are_not_read_whole() {
+    let Some(rig) = rig("packed_layers_are_devices_and_are_not_read_whole", None) else { return };
+    let text = fs::read(layers_dir().join("native.json")).unwrap();
+    let mut manifest: stratos_types::LayerManifest = serde_json::from_slice(&text).unwrap();
+    let image = layers_dir().join(&manifest.image);
+    // Were it read and compared, this would not be its digest.
+    manifest.image_digest = stratos_types::Digest::of(b"something else");
+    manifest.packed = Some(stratos_types::PackedLayer {
+        offset: 0,
+        length: 1 << 20,
+        hash_offset: 4096,
+        root_hash: manifest.image_digest,
+    });
+    let (manifests, devices) = (rig.dir.path().join("manifests"), rig.dir.path().join("devices"));
+    fs::create_dir(&manifests).unwrap();
+    fs::create_dir(&devices).unwrap();
+    fs::write(manifests.join("native.json"), serde_json::to_vec(&manifest).unwrap()).unwrap();
+    let layers = Layers::new(manifests, Arc::clone(&rig.sandbox)).with_devices(devices.clone());
+    let error = layers.get("native").err().unwrap();
+    assert!(error.to_string().ends_with("devices/layer-native"), "{error}");
+    assert!(error.hint().contains("stratos node boot"));
+    std::os::unix::fs::symlink(&image, devices.join("layer-native")).unwrap();
+    let layer = layers.get("native").unwrap();
+    assert!(layer.image.mount_point().join("usr").is_dir());
+    assert!(!layer.is_damaged(), "no device mapper knows it");
+    assert_eq!(layers.list().len(), 1);
+}

@@ -171,3 +171,16 @@ fn a_failed_step_is_named() {
     plan.hostname = "h".repeat(65);
     assert!(rig.sandbox.start(&plan).is_err());
 }
+
+/// The layers of a StratOS disk are devices, not files.
+#[test]
+fn an_image_on_a_block_device_is_mounted_as_one_in_a_file() {
+    let Some(rig) = rig("an_image_on_a_block_device_is_mounted_as_one_in_a_file") else { return };
+    let file = std::fs::File::open(rig.function.path()).unwrap();
+    let device = stratos_sys::loopdev::attach(std::os::fd::AsFd::as_fd(&file)).unwrap();
+    let link = rig.dir.path().join("layer-test");
+    std::os::unix::fs::symlink(&device.path, &link).unwrap();
+    let image = rig.sandbox.mount_image(&link).unwrap();
+    let program = |root: &std::path::Path| std::fs::read(root.join("probe")).unwrap();
+    assert!(program(image.mount_point()) == program(rig.function.mount_point()));
+}

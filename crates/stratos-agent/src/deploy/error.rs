@@ -137,9 +137,9 @@ impl From<DeployError> for ApiError {
             DeployError::Image { output } if output.contains("No space left") => {
                 Self::new(ErrorCode::StorageFailed, "the node's disk is full").hint(FREE)
             }
-            DeployError::Layer { source, .. } => Self::new(ErrorCode::Internal, text)
-                .caused_by(source)
-                .hint("`stratos layer build` makes the layers"),
+            DeployError::Layer { source, .. } => {
+                Self::new(ErrorCode::Internal, text).caused_by(source).hint(source.hint())
+            }
             DeployError::Job { source, .. } => Self::new(ErrorCode::Internal, text).caused_by(source),
             DeployError::Profile(source) => Self::new(ErrorCode::Internal, text).caused_by(source),
             DeployError::Image { .. } | DeployError::Settings { .. } => Self::new(ErrorCode::Internal, text),

@@ -89,8 +89,8 @@ impl Engine {
             ApiError::new(ErrorCode::Internal, what.to_owned()).caused_by(error)
         };
         let layer = self.0.layers.get(&found.layer_name).map_err(|error| {
-            internal("the function's runtime layer is not usable", &error)
-                .hint("`stratos layer build` makes the layers")
+            let what = format!("the function's runtime layer `{}` is not usable", found.layer_name);
+            internal(&what, &error).hint(error.hint())
         })?;
         let image = self.0.store.blobs().path(&found.image);
         let function = self.0.sandbox.mount_image(&image);
@@ -142,9 +142,23 @@ impl Deployed {
         }
     }
 
+    /// An error of an instance as it is told. What looks like the function's failure is the node's when the kernel
+    /// could not read the layer: the code never ran, or died of it.
+    pub(super) fn explain(&self, error: ApiError) -> ApiError {
+        match failure::may_be_unreadable_layer(&error) && self.layer.is_damaged() {
+            true => failure::damaged_layer(&self.layer.manifest.name, error),
+            false => error,
+        }
+    }
+
     /// The program that an instance executes, for messages.
     pub(super) fn program(&self) -> String {
         self.argv[0].to_string_lossy().into_owned()
+    }
+
+    /// The layer it runs on.
+    pub(super) fn layer_name(&self) -> &str {
+        &self.layer.manifest.name
     }
 
     /// The name that AWS clients know a function by.

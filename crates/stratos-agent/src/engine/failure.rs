@@ -151,6 +151,32 @@ pub(super) fn reported(code: ErrorCode, detail: Value) -> ApiError {
     error
 }
 
+/// Whether an error can come from a read of the runtime layer that failed: the process died (of SIGBUS, say, for a page
+/// that could not be read), or says that a read failed.
+pub(super) fn may_be_unreadable_layer(error: &ApiError) -> bool {
+    match error.code {
+        ErrorCode::FunctionInitFailed | ErrorCode::FunctionCrashed => true,
+        ErrorCode::FunctionError => {
+            let says =
+                |text: &str| ["EIO", "I/O error", "Input/output error"].iter().any(|s| text.contains(s));
+            says(&error.message) || error.detail.as_ref().is_some_and(|detail| says(&detail.to_string()))
+        }
+        _ => false,
+    }
+}
+
+/// The layer's blocks are not what they should be. What the function said about it stays as the cause.
+pub(super) fn damaged_layer(layer: &str, error: ApiError) -> ApiError {
+    let message = format!("the runtime layer `{layer}` is damaged on this node's disk");
+    let mut damaged = ApiError::new(ErrorCode::Internal, message).hint(
+        "`stratos node logs --source kernel` names the blocks; write the node's image to its disk anew",
+    );
+    damaged.causes = std::iter::once(error.message).chain(error.causes).collect();
+    damaged.detail = error.detail;
+    damaged.invocation = error.invocation;
+    damaged
+}
+
 pub(super) fn timed_out(spec: &FunctionSpec, during: During) -> ApiError {
     let what = match during {
         During::Init => "did not finish its initialization",
@@ -214,6 +240,27 @@ pub(super) fn response_too_large(limit: usize) -> ApiError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_damaged_layer_is_the_nodes_fault() {
+        let error = |code, message: &str| ApiError::new(code, message);
+        for (error, may) in [
+            (error(ErrorCode::FunctionInitFailed, "was killed by SIGBUS"), true),
+            (error(ErrorCode::FunctionCrashed, "exited with status 1"), true),
+            (error(ErrorCode::FunctionError, "OSError: [Errno 5] Input/output error"), true),
+            (
+                reported(ErrorCode::FunctionError, serde_json::json!({ "trace": ["EIO: i/o error, read"] })),
+                true,
+            ),
+            (error(ErrorCode::FunctionError, "TypeError: no"), false),
+            (error(ErrorCode::FunctionTimeout, "EIO"), false),
+        ] {
+            assert_eq!(may_be_unreadable_layer(&error), may, "{error}");
+        }
+        let told = damaged_layer("node24", error(ErrorCode::FunctionCrashed, "was killed by SIGBUS"));
+        assert_eq!((told.code, told.blame), (ErrorCode::Internal, stratos_api::Blame::Platform));
+        assert!(told.message.contains("`node24` is damaged") && told.causes == ["was killed by SIGBUS"]);
+    }
 
     #[test]
     fn each_death_has_its_own_error() {

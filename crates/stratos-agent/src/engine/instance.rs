@@ -453,9 +453,22 @@ async fn read_status(mut status: pipe::Receiver, running: Arc<OnceLock<Instant>>
     instance.death().await;
 }
 
+fn is_read_error(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
+}
+
 /// A program that cannot be executed is the function's fault, everything else about a start is the node's.
 fn start_error(deployed: &Deployed, error: &StartError) -> ApiError {
     match error {
+        // The first page of the program, or of its loader, could not be read.
+        StartError::Step { step: "execute", source, .. } if is_read_error(source) => {
+            let message = format!(
+                "{} cannot be read from this node's disk (runtime layer `{}`)",
+                deployed.program(),
+                deployed.layer_name()
+            );
+            ApiError::new(ErrorCode::Internal, message).caused_by(source)
+        }
         StartError::Step { step: "execute", source, .. } => {
             let message = format!("{} cannot be executed", deployed.program());
             ApiError::new(ErrorCode::FunctionInitFailed, message).caused_by(source).hint(

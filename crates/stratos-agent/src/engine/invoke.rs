@@ -185,7 +185,7 @@ impl Run {
                 let bytes = body.len() as u64;
                 self.answered(Answer::Event(body), bytes, lease)
             }
-            Some(Reply::Failed(error)) => self.failed(error, Some(lease)),
+            Some(Reply::Failed(error)) => self.failed(deployed.explain(error), Some(lease)),
             Some(Reply::Stream { content_type, chunks, ended }) => {
                 self.meta.phases = self.phases(Instant::now());
                 let meta = self.meta.clone();
@@ -235,7 +235,7 @@ impl Run {
             Err(error) => {
                 // A process that dies takes its connections with it; the news of its death comes a moment later.
                 let error = match tokio::time::timeout(DEATH_NEWS, instance.death()).await {
-                    Ok(death) => death.error(During::Request, deployed.spec.memory),
+                    Ok(death) => deployed.explain(death.error(During::Request, deployed.spec.memory)),
                     Err(_) => bad_answer(&error),
                 };
                 self.failed(error, Some(lease))
@@ -244,7 +244,7 @@ impl Run {
     }
 
     async fn died(&self, deployed: &Deployed, lease: &Lease) -> ApiError {
-        lease.instance.death().await.error(During::Request, deployed.spec.memory)
+        deployed.explain(lease.instance.death().await.error(During::Request, deployed.spec.memory))
     }
 
     /// Passes a body on while keeping place and deadline; the record is made when it ends.

@@ -76,6 +76,7 @@ impl Engine {
                 tracing::debug!(function = %pool.deployed.key, instance = %instance.id, ?death, "instance gone");
             }
             Err(error) => {
+                let error = pool.deployed.explain(error);
                 platform_line(&log, "-", None, format!("START failed: {error}"));
                 pool.start_failed(&error, true);
                 tokio::time::sleep(START_PAUSE).await;
