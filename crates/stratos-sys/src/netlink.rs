@@ -28,6 +28,8 @@ pub struct NetlinkError {
 pub enum Hop {
     /// To a router on a directly connected network.
     Via(Ipv4Addr),
+    /// To a router that the interface reaches directly although no address of it says so.
+    OnLink(Ipv4Addr),
     /// To this namespace itself: it takes every address of the network for its own ("AnyIP").
     Local,
 }
@@ -41,6 +43,7 @@ pub struct Netlink {
 
 // Message and attribute numbers from the kernel's uapi that libc lacks or names otherwise.
 const VETH_INFO_PEER: u16 = 1;
+const ROUTE_ON_LINK: u32 = 4;
 const NLM_CREATE: u16 = (libc::NLM_F_CREATE | libc::NLM_F_EXCL) as u16;
 /// Bytes of a message header, of a link message and of an attribute header.
 const HEADER: usize = 16;
@@ -129,6 +132,18 @@ impl Netlink {
         self.request(message, || format!("add address {address}/{prefix} to interface {index}"))
     }
 
+    /// Takes an address from an interface, and with it the routes that lead through its network.
+    ///
+    /// # Errors
+    /// `EADDRNOTAVAIL` when it does not have it.
+    pub fn remove_address(&mut self, index: u32, address: Ipv4Addr, prefix: u8) -> Result<(), NetlinkError> {
+        let mut message = Message::new(libc::RTM_DELADDR, 0);
+        message.bytes(&[libc::AF_INET as u8, prefix, 0, libc::RT_SCOPE_UNIVERSE]);
+        message.bytes(&index.to_ne_bytes());
+        message.attribute(libc::IFA_LOCAL, &address.octets());
+        self.request(message, || format!("take address {address}/{prefix} from interface {index}"))
+    }
+
     /// Adds the route to a network. `network` must have no bits past `prefix`. For [`Hop::Local`], `index` is
     /// the loopback interface.
     ///
@@ -144,15 +159,16 @@ impl Netlink {
     ) -> Result<(), NetlinkError> {
         // An address is the namespace's own only if it stands in the local table.
         let (table, kind, scope) = match hop {
-            Hop::Via(_) => (libc::RT_TABLE_MAIN, libc::RTN_UNICAST, libc::RT_SCOPE_UNIVERSE),
+            Hop::Via(_) | Hop::OnLink(_) => (libc::RT_TABLE_MAIN, libc::RTN_UNICAST, libc::RT_SCOPE_UNIVERSE),
             Hop::Local => (libc::RT_TABLE_LOCAL, libc::RTN_LOCAL, libc::RT_SCOPE_HOST),
         };
         let mut message = Message::new(libc::RTM_NEWROUTE, NLM_CREATE);
         message.bytes(&[libc::AF_INET as u8, prefix, 0, 0, table, libc::RTPROT_STATIC, scope, kind]);
-        message.bytes(&0u32.to_ne_bytes());
+        let flags = if matches!(hop, Hop::OnLink(_)) { ROUTE_ON_LINK } else { 0 };
+        message.bytes(&flags.to_ne_bytes());
         message.attribute(libc::RTA_DST, &network.octets());
         message.attribute(libc::RTA_OIF, &index.to_ne_bytes());
-        if let Hop::Via(gateway) = hop {
+        if let Hop::Via(gateway) | Hop::OnLink(gateway) = hop {
             message.attribute(libc::RTA_GATEWAY, &gateway.octets());
         }
         self.request(message, || format!("add the route to {network}/{prefix}"))

@@ -57,6 +57,21 @@ pub fn kill(pidfd: impl AsFd) -> io::Result<()> {
     }
 }
 
+/// Sends a signal to every process but the caller and kernel threads. That nobody is left is no error.
+///
+/// # Errors
+/// `EINVAL` for a number that is no signal; `EPERM` when not one of them is ours to signal.
+pub fn signal_everyone(signal: Signal) -> io::Result<()> {
+    // SAFETY: the call takes two numbers.
+    if unsafe { libc::kill(-1, signal.as_raw()) } == 0 {
+        return Ok(());
+    }
+    match io::Error::last_os_error() {
+        error if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+        error => Err(error),
+    }
+}
+
 /// Marks this process as not dumpable: no core dump, no ptrace without CAP_SYS_PTRACE. The agent's memory holds
 /// tenants' secrets, and a child that changes its user shares that memory for a moment (see [`crate::spawn`]).
 ///
