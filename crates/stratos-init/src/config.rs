@@ -1,0 +1,232 @@
+//! The node's configuration: where it comes from, and what is made of it before services start.
+
+use std::time::Duration;
+
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use stratos_types::NodeConfig;
+use stratos_types::node_config::MAX_BYTES;
+
+use crate::boot::Node;
+use crate::disk;
+use crate::error::InitError;
+use crate::files;
+use crate::patience;
+use crate::phase::Outcome;
+use crate::{smbios, user_data};
+
+/// Where the configuration is kept for the next boot.
+pub const KEPT: &str = "/var/lib/stratos/node.toml";
+/// Where the one in force is, for `stratos-init network` and `stratos-init time`.
+pub const IN_FORCE: &str = "/run/stratos/node.toml";
+/// The API's token, certificate and key.
+pub const TOKEN: &str = "/var/lib/stratos/token";
+const TLS_FOLDER: &str = "/var/lib/stratos/tls";
+/// The certificate.
+pub const CERTIFICATE: &str = "/var/lib/stratos/tls/node.pem";
+/// Its key.
+pub const KEY: &str = "/var/lib/stratos/tls/node.key";
+/// Tells that certificate and key were given by a configuration, and not made by the agent.
+const GIVEN: &str = "/var/lib/stratos/tls/given";
+
+/// Name of the systemd credential.
+const CREDENTIAL: &str = "stratos.config";
+const SMBIOS: &str = "/sys/firmware/dmi/tables/DMI";
+/// Label of a NoCloud disk.
+const NOCLOUD: [&str; 2] = ["cidata", "CIDATA"];
+const NOCLOUD_PLACE: &str = "/run/nocloud";
+/// How long a disk may take to be mounted and read.
+const DISK_DEADLINE: Duration = Duration::from_secs(20);
+
+/// Text of a configuration, and where it was found.
+struct Found {
+    text: String,
+    place: &'static str,
+}
+
+/// Finds the configuration, keeps it, and writes what is in it for the agent.
+///
+/// # Errors
+/// When one is there and makes no sense: the node then runs with an earlier one, or with the defaults.
+pub fn load(node: &mut Node) -> Result<Outcome, InitError> {
+    files::folder("/run/stratos")?;
+    let kept = || files::read_text(KEPT, MAX_BYTES).ok().map(|text| Found { text, place: "the state" });
+    let given = match smbios_credential()? {
+        Some(text) => Some(Found { text, place: "a systemd credential" }),
+        None => nocloud()?.map(|text| Found { text, place: "a NoCloud disk" }),
+    };
+    let (result, in_force) = match given {
+        Some(found) => match accept(&found) {
+            Ok(config) => (Ok((config, found.place)), Some(found)),
+            // Wrong is worse than old: what worked before goes on to work, and the error is told.
+            Err(error) => (Err(error), kept()),
+        },
+        None => match kept() {
+            Some(found) => (accept(&found).map(|config| (config, found.place)), Some(found)),
+            None => {
+                write_in_force("")?;
+                return Outcome::skipped("none is given: defaults");
+            }
+        },
+    };
+    match (result, in_force) {
+        (Ok((config, place)), Some(found)) => {
+            write_in_force(&found.text)?;
+            node.config = config;
+            if node.state_is_kept {
+                keep(&found.text, &node.config)?;
+            }
+            Outcome::done(format!("from {place}"))
+        }
+        (Err(error), Some(found)) => {
+            let config = accept(&found).unwrap_or_default();
+            write_in_force(if config == NodeConfig::default() { "" } else { &found.text })?;
+            node.config = config;
+            Err(error)
+        }
+        (Err(error), None) => {
+            write_in_force("")?;
+            Err(error)
+        }
+        (Ok(_), None) => Outcome::skipped("none is given: defaults"),
+    }
+}
+
+fn accept(found: &Found) -> Result<NodeConfig, InitError> {
+    NodeConfig::parse(&found.text)
+        .map_err(|source| InitError::Config { place: found.place.to_owned(), source })
+}
+
+fn write_in_force(text: &str) -> Result<(), InitError> {
+    files::replace(IN_FORCE, text.as_bytes(), 0o600)
+}
+
+/// Keeps a configuration, and its secrets where the agent looks for them. What is there already is not written again.
+fn keep(text: &str, config: &NodeConfig) -> Result<(), InitError> {
+    let write = |path: &str, text: &str| match files::read_text(path, MAX_BYTES) {
+        Ok(there) if there == text => Ok(()),
+        _ => files::replace(path, text.as_bytes(), 0o600),
+    };
+    write(KEPT, text)?;
+    if let Some(token) = &config.api.token {
+        write(TOKEN, &format!("{token}\n"))?;
+    }
+    if let (Some(certificate), Some(key)) = (&config.api.certificate, &config.api.key) {
+        files::folder(TLS_FOLDER)?;
+        write(GIVEN, "")?;
+        write(CERTIFICATE, certificate)?;
+        return write(KEY, key);
+    }
+    // A configured certificate does not outlive its configuration: the agent makes one of its own.
+    if std::fs::exists(GIVEN).unwrap_or(false) {
+        for path in [CERTIFICATE, KEY, GIVEN] {
+            match std::fs::remove_file(path) {
+                Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(InitError::file("remove", path, source));
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The credential in the firmware's tables; `None` without such tables, or a credential.
+fn smbios_credential() -> Result<Option<String>, InitError> {
+    let tables = match files::read(SMBIOS, smbios::MAX_BYTES) {
+        Ok(tables) => tables,
+        Err(InitError::File { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+            return Ok(None);
+        }
+        Err(error) => return Err(error),
+    };
+    smbios::credential(&tables, CREDENTIAL)
+        .map_err(|problem| InitError::invalid(format!("the systemd credential {CREDENTIAL}"), problem))
+}
+
+/// The configuration on a NoCloud disk; `None` without such a disk, or when it is for somebody else.
+fn nocloud() -> Result<Option<String>, InitError> {
+    for name in disk::whole()? {
+        let Some(device) = disk::Device::named(&name) else { continue };
+        let Some(kind) = nocloud_kind(&device) else { continue };
+        let read = patience::within(DISK_DEADLINE, "nocloud", move || read_nocloud(&device, kind));
+        let read =
+            read.ok_or(InitError::Late { what: "the NoCloud disk".to_owned(), after: DISK_DEADLINE })?;
+        let bytes = read?;
+        match user_data::config(&bytes) {
+            Ok(Some(text)) => return Ok(Some(text.to_owned())),
+            Ok(None) => {}
+            Err(problem) => return Err(InitError::invalid("user-data of the NoCloud disk", problem)),
+        }
+    }
+    Ok(None)
+}
+
+/// The kind of file system on a disk that has NoCloud's label: a FAT's label stands in its boot sector (twice: FAT32's
+/// elsewhere), an ISO's in its primary volume descriptor.
+fn nocloud_kind(device: &disk::Device) -> Option<&'static str> {
+    const ISO_DESCRIPTOR: u64 = 32_768;
+    let labelled = |bytes: &[u8], at: usize, length: usize| {
+        let label = bytes.get(at..at + length).map(String::from_utf8_lossy);
+        label.is_some_and(|label| NOCLOUD.contains(&label.trim_end()))
+    };
+    let boot = device.read(0, 512).ok()?;
+    if labelled(&boot, 43, 11) || labelled(&boot, 71, 11) {
+        return Some("vfat");
+    }
+    let descriptor = device.read(ISO_DESCRIPTOR, 2048).ok()?;
+    (descriptor.get(..6) == Some(b"\x01CD001") && labelled(&descriptor, 40, 32)).then_some("iso9660")
+}
+
+fn read_nocloud(device: &disk::Device, kind: &'static str) -> Result<Vec<u8>, InitError> {
+    files::folder(NOCLOUD_PLACE)?;
+    let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    mount(device.path(), NOCLOUD_PLACE, kind, flags, c"")
+        .map_err(|errno| InitError::system(format!("mount the NoCloud disk {}", device.name), errno))?;
+    let bytes = files::read(format!("{NOCLOUD_PLACE}/user-data"), MAX_BYTES);
+    unmount(NOCLOUD_PLACE, UnmountFlags::DETACH)
+        .map_err(|errno| InitError::system("unmount the NoCloud disk", errno))?;
+    bytes
+}
+
+/// What the configuration says of the API, as the agent's environment.
+pub fn environment(config: &NodeConfig) -> Vec<(&'static str, String)> {
+    let mut environment = vec![
+        ("STRATOS_LISTEN", config.api.listen.to_string()),
+        ("STRATOS_TOKEN_FILE", TOKEN.to_owned()),
+        ("STRATOS_TLS_CERT", CERTIFICATE.to_owned()),
+        ("STRATOS_TLS_KEY", KEY.to_owned()),
+        ("STRATOS_WARM", u8::from(config.memory.warm).to_string()),
+    ];
+    if config.api.certificate.is_none() {
+        environment.push(("STRATOS_TLS_SELF_SIGNED", "1".to_owned()));
+    }
+    environment
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_agent_is_told_what_the_configuration_says() {
+        let environment_of = |text: &str| {
+            let config = NodeConfig::parse(text).unwrap();
+            environment(&config)
+                .iter()
+                .map(|(key, value)| format!("{key}={value}"))
+                .collect::<Vec<_>>()
+                .join(" ")
+        };
+        assert_eq!(
+            environment_of(""),
+            "STRATOS_LISTEN=0.0.0.0:8443 STRATOS_TOKEN_FILE=/var/lib/stratos/token \
+             STRATOS_TLS_CERT=/var/lib/stratos/tls/node.pem STRATOS_TLS_KEY=/var/lib/stratos/tls/node.key \
+             STRATOS_WARM=1 STRATOS_TLS_SELF_SIGNED=1"
+        );
+        let given = environment_of(
+            "[api]\nlisten = '127.0.0.1:1'\ncertificate = 'c'\nkey = 'k'\n[memory]\nwarm = false",
+        );
+        assert!(given.starts_with("STRATOS_LISTEN=127.0.0.1:1 "), "{given}");
+        assert!(given.ends_with(" STRATOS_WARM=0"), "{given}");
+    }
+}
