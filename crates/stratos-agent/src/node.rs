@@ -17,6 +17,7 @@ use crate::deploy::{BuildConfig, Deployer};
 use crate::engine::{Engine, EngineConfig, EngineError};
 use crate::http::{self, ListenConfig, ListenError, Listeners, Services};
 use crate::layers::Layers;
+use crate::machine::Machine;
 use crate::notify;
 
 /// Network namespaces made ahead: as many as a burst on a small machine takes at once.
@@ -161,7 +162,8 @@ async fn serve(options: &Options, memory: &Memory, sandbox: Arc<Sandbox>) -> Res
     notify::ready();
     let (stop, stopped) = watch::channel(false);
     let stopper = tokio::spawn(stop_on_signal(stop)?);
-    let services = Services { engine: engine.clone(), deployer, spool: options.state.join("spool") };
+    let machine = Arc::new(Machine::new(options.state.clone(), options.init_socket.clone()));
+    let services = Services { engine: engine.clone(), deployer, machine, spool: options.state.join("spool") };
     let cut = http::serve(listeners, services, stopped, options.stop_grace.duration()).await?;
     if cut > 0 {
         tracing::warn!("{cut} connections were cut: their requests took longer than --stop-grace");

@@ -3,6 +3,7 @@
 //! These types are the contract. They hold plain text and numbers so that a client of another version can read
 //! what it knows; the node turns them into `stratos-types` at its edge.
 
+pub mod boot_chart;
 #[cfg(feature = "client")]
 pub mod client;
 pub mod error;

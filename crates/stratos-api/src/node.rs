@@ -184,3 +184,12 @@ pub struct NodeLogLine {
     /// The text, without its line end.
     pub message: String,
 }
+
+/// The answer to a request to shut down.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ShuttingDown {
+    /// `reboot` or `poweroff`.
+    pub action: String,
+    /// The kernel's random id of the boot that ends: a node that tells another one has started again.
+    pub boot_id: String,
+}

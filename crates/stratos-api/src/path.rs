@@ -26,6 +26,20 @@ pub const DEAD_LETTERS: &str = "/v1/functions/{name}/dead-letters";
 pub const DEAD_LETTER: &str = "/v1/functions/{name}/dead-letters/{id}";
 /// GET: state of one asynchronous invocation.
 pub const INVOCATION: &str = "/v1/invocations/{id}";
+/// GET: the node as a machine.
+pub const NODE: &str = "/v1/node";
+/// GET: its processes.
+pub const NODE_TREE: &str = "/v1/node/tree";
+/// GET: its last boots, phase by phase.
+pub const NODE_BOOTS: &str = "/v1/node/boots";
+/// GET: one boot as a chart (SVG); `?boot=N`.
+pub const NODE_BOOT_SVG: &str = "/v1/node/boot.svg";
+/// GET: its own log lines; `?source=NAME`, `?tail=N`, `?follow=true` (newline-delimited JSON).
+pub const NODE_LOGS: &str = "/v1/node/logs";
+/// POST: shut down in order and start again.
+pub const NODE_REBOOT: &str = "/v1/node/reboot";
+/// POST: shut down in order and switch off.
+pub const NODE_POWEROFF: &str = "/v1/node/poweroff";
 /// AWS Lambda's Invoke.
 pub const AWS_INVOKE: &str = "/2015-03-31/functions/{name}/invocations";
 /// A function's own URL.

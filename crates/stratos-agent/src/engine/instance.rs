@@ -246,6 +246,11 @@ impl Instance {
         self.sandbox.get().connect_port(HTTP_PORT)
     }
 
+    /// Its first process, as the host numbers it.
+    pub(super) fn pid(&self) -> u32 {
+        self.sandbox.get().pid().cast_unsigned()
+    }
+
     pub(super) fn resident_kb(&self) -> Option<u64> {
         self.sandbox.get().rss().map(|bytes| bytes / 1024)
     }

@@ -37,6 +37,7 @@ use self::pool::Pool;
 use self::record::Records;
 use crate::body::BoxBody;
 use crate::layers::Layers;
+use crate::machine::Running;
 
 /// What the operator decides about running functions.
 #[derive(Debug, Clone)]
@@ -295,6 +296,12 @@ impl Engine {
     /// A function's instances.
     pub fn instances(&self, key: &FunctionKey) -> Vec<InstanceInfo> {
         self.pools_of(key).iter().flat_map(|pool| pool.instances()).collect()
+    }
+
+    /// All instances with their first processes.
+    pub fn running(&self) -> Vec<Running> {
+        let pools: Vec<_> = lock(&self.0.pools).values().cloned().collect();
+        pools.iter().flat_map(|pool| pool.running()).collect()
     }
 
     /// The last invocations, newest first.

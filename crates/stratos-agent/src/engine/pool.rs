@@ -15,6 +15,7 @@ use super::deployed::Deployed;
 use super::failure::{self, EndReason};
 use super::instance::{Instance, StartTimes};
 use super::lock;
+use crate::machine::Running;
 
 /// The instances of one version.
 pub(super) struct Pool {
@@ -250,6 +251,17 @@ impl Pool {
             instance.end(reason);
         }
         idle
+    }
+
+    /// The instances with their first processes.
+    pub(super) fn running(&self) -> Vec<Running> {
+        let function = self.deployed.key.name.to_string();
+        let running = |member: &Member| Running {
+            pid: member.instance.pid(),
+            id: member.instance.id.to_string(),
+            function: function.clone(),
+        };
+        lock(&self.state).members.iter().map(running).collect()
     }
 
     pub(super) fn kill_all(&self) {

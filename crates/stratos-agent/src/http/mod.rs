@@ -18,6 +18,7 @@ mod headers;
 mod invoke;
 mod listeners;
 mod logs;
+mod node;
 mod observe;
 pub mod openapi;
 pub mod prelude;
@@ -41,6 +42,7 @@ pub use self::self_signed::SelfSignedError;
 pub use self::token::{Token, TokenError};
 use crate::deploy::Deployer;
 use crate::engine::Engine;
+use crate::machine::Machine;
 
 /// Deploys that work at the same time; a dependency build alone can fill a small machine.
 const PARALLEL_DEPLOYS: usize = 2;
@@ -51,6 +53,8 @@ pub struct Services {
     pub engine: Engine,
     /// Makes versions.
     pub deployer: Arc<Deployer>,
+    /// Tells of the machine.
+    pub machine: Arc<Machine>,
     /// Folder for uploads on their way in. It belongs to the API alone: it is emptied at start.
     pub spool: PathBuf,
 }
@@ -59,6 +63,7 @@ pub struct Services {
 pub(crate) struct Api {
     engine: Engine,
     deployer: Arc<Deployer>,
+    machine: Arc<Machine>,
     spool: PathBuf,
     tenant: TenantId,
     deploys: Semaphore,
@@ -77,11 +82,12 @@ pub async fn serve(
     stop: watch::Receiver<bool>,
     grace: Duration,
 ) -> std::io::Result<usize> {
-    let Services { engine, deployer, spool } = services;
+    let Services { engine, deployer, machine, spool } = services;
     deploy::prepare_spool(&spool)?;
     let api = Arc::new(Api {
         engine,
         deployer,
+        machine,
         spool,
         tenant: TenantId::default(),
         deploys: Semaphore::new(PARALLEL_DEPLOYS),

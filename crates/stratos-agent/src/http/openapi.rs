@@ -6,7 +6,7 @@ use stratos_api::DeployEvent;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
-use super::{aws, control, deploy, function_url, invoke, logs, observe};
+use super::{aws, control, deploy, function_url, invoke, logs, node, observe};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -31,6 +31,13 @@ use super::{aws, control, deploy, function_url, invoke, logs, observe};
         observe::requeue,
         observe::forget,
         observe::invocation,
+        node::status,
+        node::tree,
+        node::boots,
+        node::boot_svg,
+        node::logs,
+        node::reboot,
+        node::power_off,
         aws::invoke,
         function_url::call,
     ),

@@ -7,7 +7,7 @@ use axum::routing::{MethodRouter, any, delete, get, post};
 use http::Method;
 use stratos_api::path;
 
-use super::{Api, aws, control, deploy, errors, function_url, invoke, logs, observe, openapi};
+use super::{Api, aws, control, deploy, errors, function_url, invoke, logs, node, observe, openapi};
 
 /// One entry: method (`None`: any), path, handler.
 pub(super) struct Route {
@@ -42,6 +42,13 @@ pub(super) fn table() -> Vec<Route> {
         Route { method: POST,   path: path::DEAD_LETTER,  handler: post(observe::requeue) },
         Route { method: DELETE, path: path::DEAD_LETTER,  handler: delete(observe::forget) },
         Route { method: GET,    path: path::INVOCATION,   handler: get(observe::invocation) },
+        Route { method: GET,    path: path::NODE,         handler: get(node::status) },
+        Route { method: GET,    path: path::NODE_TREE,    handler: get(node::tree) },
+        Route { method: GET,    path: path::NODE_BOOTS,   handler: get(node::boots) },
+        Route { method: GET,    path: path::NODE_BOOT_SVG, handler: get(node::boot_svg) },
+        Route { method: GET,    path: path::NODE_LOGS,    handler: get(node::logs) },
+        Route { method: POST,   path: path::NODE_REBOOT,  handler: post(node::reboot) },
+        Route { method: POST,   path: path::NODE_POWEROFF, handler: post(node::power_off) },
         Route { method: POST,   path: path::AWS_INVOKE,   handler: post(aws::invoke) },
         Route { method: None,   path: path::FUNCTION_URL, handler: any(function_url::call) },
     ];
