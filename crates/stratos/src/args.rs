@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use stratos_types::{FunctionName, InvocationId, Runtime};
+use stratos_types::{FunctionName, InvocationId, Runtime, Timeout};
 
 use crate::exit;
 use crate::node::NodeArgs;
@@ -64,7 +64,7 @@ pub(crate) enum Command {
     /// Build and list runtime layers
     #[command(subcommand)]
     Layer(LayerCommand),
-    /// Ask a node how it is
+    /// Ask a node how it is, look at its machine, shut it down
     #[command(subcommand)]
     Node(NodeCommand),
     /// Print a completion script for a shell
@@ -260,7 +260,7 @@ pub(crate) struct LayerArgs {
     pub(crate) root: Option<PathBuf>,
 }
 
-/// Questions to a node.
+/// Questions to a node, and its end.
 #[derive(Debug, Subcommand)]
 pub(crate) enum NodeCommand {
     /// Print version, layers, load, and what the machine lacks
@@ -268,4 +268,87 @@ pub(crate) enum NodeCommand {
   stratos node health
   stratos node health --node https://node:8443 --ca node.pem --token-file token")]
     Health,
+    /// Print the machine's memory and disk, its services and abilities
+    #[command(after_help = "Examples:
+  stratos node status
+  stratos node status --json | jq .init.services")]
+    Status,
+    /// Print the node's own log: PID 1, services, kernel
+    Logs(NodeLogsArgs),
+    /// Draw the tree of the node's processes
+    Tree(NodeTreeArgs),
+    /// Draw a boot, phase by phase
+    Boot(NodeBootArgs),
+    /// Shut the node's machine down and start it again
+    #[command(after_help = "Examples:
+  stratos node reboot              asks first, waits until the node is back
+  stratos node reboot --yes --no-wait")]
+    Reboot(ShutdownArgs),
+    /// Shut the node's machine down and switch it off
+    #[command(
+        name = "poweroff",
+        after_help = "Examples:
+  stratos node poweroff            asks first, waits until the node is away
+  stratos node poweroff --yes --no-wait"
+    )]
+    PowerOff(ShutdownArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  stratos node logs
+  stratos node logs --source kernel --tail 20
+  stratos node logs --source stratosd -f
+  stratos node logs --json | jq -r .message")]
+pub(crate) struct NodeLogsArgs {
+    /// Lines of this source alone: init, kernel, or a service
+    #[arg(long, value_name = "NAME")]
+    pub(crate) source: Option<String>,
+    /// Go on with new lines as they come
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// How many of the last lines to begin with
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub(crate) tail: u32,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  stratos node tree
+  stratos node tree --watch            drawn anew every second, until Ctrl-C
+  stratos node tree --all              with the kernel's threads one by one")]
+pub(crate) struct NodeTreeArgs {
+    /// Draw it anew every second
+    #[arg(short, long)]
+    pub(crate) watch: bool,
+    /// Show the kernel's threads one by one
+    #[arg(short, long)]
+    pub(crate) all: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  stratos node boot                    the boot that runs now
+  stratos node boot --last 3           and the two before it
+  stratos node boot --svg boot.svg     as a drawing")]
+pub(crate) struct NodeBootArgs {
+    /// How many of the last boots to draw
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) last: u32,
+    /// Write the newest boot to this file as SVG, in place of drawing it here; - is stdout
+    #[arg(long, value_name = "FILE", conflicts_with = "last")]
+    pub(crate) svg: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ShutdownArgs {
+    /// Do not ask
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+    /// Do not wait for the node to be away, and back
+    #[arg(long)]
+    pub(crate) no_wait: bool,
+    /// How long to wait at most
+    #[arg(long, value_name = "TIME", default_value = "5m")]
+    pub(crate) wait: Timeout,
 }

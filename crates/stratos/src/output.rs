@@ -47,6 +47,14 @@ impl Output {
     }
 }
 
+/// Text from elsewhere, which must not be able to steer a terminal.
+pub(crate) fn shown(text: &str, terminal: bool) -> String {
+    match terminal {
+        true => text.replace(|c: char| c.is_control() && c != '\t', "\u{fffd}"),
+        false => text.to_owned(),
+    }
+}
+
 /// Waits until nobody reads stdout any more. A stream that is followed may be silent for hours, and its reader, such as
 /// `head`, long gone: writing alone would not show that.
 pub(crate) async fn reader_gone() {
@@ -136,6 +144,17 @@ pub(crate) fn ms(us: u64) -> String {
     }
 }
 
+/// Seconds for people: `42 s`, `5 min`, `3 h 20 min`, `12 d 4 h`.
+pub(crate) fn age(seconds: u64) -> String {
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
+    match () {
+        () if seconds < 120 => format!("{seconds} s"),
+        () if minutes < 120 => format!("{minutes} min"),
+        () if hours < 48 => format!("{hours} h {} min", minutes % 60),
+        () => format!("{days} d {} h", hours % 24),
+    }
+}
+
 /// A time of RFC 3339 to the second, as people read it.
 pub(crate) fn when(rfc3339: &str) -> String {
     let seconds: String = rfc3339.chars().take(19).collect();
@@ -163,6 +182,11 @@ mod tests {
         }
         for (us, text) in [(0, "0.00"), (420, "0.42"), (13_140, "13.1"), (1_204_900, "1204")] {
             assert_eq!(ms(us), text);
+        }
+        for (seconds, text) in
+            [(0, "0 s"), (119, "119 s"), (120, "2 min"), (7200, "2 h 0 min"), (200_000, "2 d 7 h")]
+        {
+            assert_eq!(age(seconds), text);
         }
         assert_eq!(when("2026-01-02T03:04:05.678Z"), "2026-01-02 03:04:05");
     }

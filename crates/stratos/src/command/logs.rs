@@ -11,7 +11,7 @@ use stratos_types::FunctionName;
 use crate::args::LogsArgs;
 use crate::failure::Result;
 use crate::node::{Lines, Node, path_of};
-use crate::output::{Output, reader_gone};
+use crate::output::{Output, reader_gone, shown};
 
 /// Runs the command.
 pub(crate) async fn run(args: &LogsArgs, node: &Node, output: Output) -> Result<()> {
@@ -56,11 +56,7 @@ pub(crate) fn render(line: &LogLine) -> String {
 /// writes is its author's, and often its callers'.
 fn text(line: &LogLine, terminal: bool) -> String {
     let LogLine { at, stream, instance, message, .. } = line;
-    let text = format!("{at} {instance} {stream:<8} {message}");
-    match terminal {
-        true => text.replace(|c: char| c.is_control() && c != '\t', "\u{fffd}"),
-        false => text,
-    }
+    shown(&format!("{at} {instance} {stream:<8} {message}"), terminal)
 }
 
 #[cfg(test)]

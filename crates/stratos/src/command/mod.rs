@@ -9,12 +9,18 @@ mod invoke;
 mod layer;
 mod logs;
 mod new;
+mod node_boot;
+mod node_end;
+mod node_logs;
+mod node_status;
+mod node_tree;
 mod watch;
 
 use clap::CommandFactory;
 
 use crate::args::{Cli, Command, LayerCommand, NodeCommand};
 use crate::failure::Result;
+use crate::node::Node;
 use crate::output::Output;
 
 /// Does what the command line asks for.
@@ -36,12 +42,24 @@ pub(crate) async fn run(cli: Cli) -> Result<()> {
         Command::Layer(LayerCommand::Build(args)) => layer::build(args, output),
         Command::Layer(LayerCommand::Lock(args)) => layer::lock(args, output),
         Command::Layer(LayerCommand::Ls) => layer::list(output),
-        Command::Node(NodeCommand::Health) => health::run(&node()?, output).await,
+        Command::Node(command) => run_node(command, &node()?, output).await,
         Command::Completions { shell } => {
             // Made in memory first, so that a closed pipe is met by `Output` and not by a panic.
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "stratos", &mut script);
             output.bytes(&script)
         }
+    }
+}
+
+async fn run_node(command: NodeCommand, node: &Node, output: Output) -> Result<()> {
+    match command {
+        NodeCommand::Health => health::run(node, output).await,
+        NodeCommand::Status => node_status::run(node, output).await,
+        NodeCommand::Logs(args) => node_logs::run(&args, node, output).await,
+        NodeCommand::Tree(args) => node_tree::run(&args, node, output).await,
+        NodeCommand::Boot(args) => node_boot::run(&args, node, output).await,
+        NodeCommand::Reboot(args) => node_end::reboot(&args, node, output).await,
+        NodeCommand::PowerOff(args) => node_end::power_off(&args, node, output).await,
     }
 }
