@@ -68,6 +68,9 @@ pub struct ImageManifest {
     pub folder: String,
     /// Root hash of the root's verity tree; the command line carries it.
     pub root_hash: Digest,
+    /// Root hash of the debug layer, if the image has its disk; the command line names it as `stratos.debug`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub debug_root_hash: Option<Digest>,
     /// The kernel's command line as the UKI has it, without what a machine adds (`console=` and the like).
     pub cmdline: String,
     /// The files, by what they are, sorted by name.
