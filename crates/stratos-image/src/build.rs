@@ -7,19 +7,20 @@ use serde::Serialize;
 use stratos_types::{Digest, LayerManifest};
 
 use crate::apt::Apt;
+use crate::arch;
 use crate::assemble::{self, Copied};
 use crate::cache::Cache;
+use crate::erofs::{self, Packing};
 use crate::error::{BuildError, at};
 use crate::lock::{Lock, Sources, replace_file};
 use crate::progress::{Progress, Step};
 use crate::spec::LayerSpec;
 use crate::tree::Tree;
-use crate::{arch, erofs};
 
 /// Raised when the way images are made changes, so that none made the old way is taken for current.
 const IMAGE_FORMAT: u32 = 2;
 /// The layer that holds `mkfs.erofs`.
-const TOOLS_LAYER: &str = "tools";
+pub(crate) const TOOLS_LAYER: &str = "tools";
 
 /// What a build works with.
 #[derive(Clone)]
@@ -94,14 +95,24 @@ impl<'a> Builder<'a> {
         Ok(self.apt.as_ref().expect("it was opened above"))
     }
 
-    fn build(&mut self, spec: &LayerSpec) -> Result<LayerManifest, BuildError> {
+    pub(crate) fn build(&mut self, spec: &LayerSpec) -> Result<LayerManifest, BuildError> {
+        let folder = self.cache.layers();
+        self.build_into(spec, &folder)
+    }
+
+    /// Builds a layer whose image and manifest are kept in `folder`.
+    pub(crate) fn build_into(
+        &mut self,
+        spec: &LayerSpec,
+        folder: &Path,
+    ) -> Result<LayerManifest, BuildError> {
         let progress = self.options.progress;
         let copies = assemble::copies(&self.options.repo_root, spec)?;
         let tools_spec = LayerSpec::load(&self.options.repo_root, TOOLS_LAYER)?;
         let (recorded, tools) = (self.recorded(spec)?, self.recorded(&tools_spec)?);
         if recorded.missing.is_empty() && tools.missing.is_empty() {
             let inputs = inputs_digest(spec, &recorded.sources, &copies, &tools.sources);
-            if let Some(manifest) = self.finished(spec, inputs)? {
+            if let Some(manifest) = self.finished(spec, folder, inputs)? {
                 if recorded.replaced {
                     self.notice_in_use(spec);
                 }
@@ -113,12 +124,12 @@ impl<'a> Builder<'a> {
         let tools = self.recorded(&tools_spec)?;
         let tools = self.fetch(&tools_spec, tools)?;
         let inputs = inputs_digest(spec, &sources, &copies, &tools);
-        if let Some(manifest) = self.finished(spec, inputs)? {
+        if let Some(manifest) = self.finished(spec, folder, inputs)? {
             progress.step(&spec.name, Step::Done);
             return Ok(manifest);
         }
         let mkfs = self.tool_tree(TOOLS_LAYER)?;
-        let manifest = self.make(spec, &sources, &copies, inputs, &mkfs)?;
+        let manifest = self.make(spec, folder, &sources, &copies, inputs, &mkfs)?;
         progress.step(&spec.name, Step::Done);
         Ok(manifest)
     }
@@ -126,6 +137,7 @@ impl<'a> Builder<'a> {
     fn make(
         &self,
         spec: &LayerSpec,
+        folder: &Path,
         sources: &Sources,
         copies: &[Copied],
         inputs: Digest,
@@ -147,9 +159,9 @@ impl<'a> Builder<'a> {
 
         progress.step(&spec.name, Step::Image);
         let built = temp.path().join("image");
-        erofs::write(&tree, &built, &inputs, mkfs, &temp.path().join("log")).map_err(|source| {
-            BuildError::Run { layer: spec.name.clone(), step: "writing the image", source }
-        })?;
+        erofs::write(&tree, &built, &inputs, mkfs, &temp.path().join("log"), Packing::Plain).map_err(
+            |source| BuildError::Run { layer: spec.name.clone(), step: "writing the image", source },
+        )?;
         let file = std::fs::File::open(&built).map_err(at("open", &built))?;
         let mode = std::fs::Permissions::from_mode(0o644);
         file.set_permissions(mode).map_err(at("set the mode of", &built))?;
@@ -159,26 +171,27 @@ impl<'a> Builder<'a> {
 
         let stem = format!("{}-{}", spec.name, &inputs.hex()[..16]);
         let owners = serde_json::to_vec_pretty(tree.owners()).expect("a map of strings");
-        replace_file(&self.cache.layers().join(format!("{stem}.files.json")), &owners)?;
+        replace_file(&folder.join(format!("{stem}.files.json")), &owners)?;
         let image = format!("{stem}.erofs");
-        let place = self.cache.layers().join(&image);
+        let place = folder.join(&image);
         std::fs::rename(&built, &place).map_err(at("rename", &built))?;
         let name = spec.name.clone();
         let manifest =
             LayerManifest { name, version, inputs_digest: inputs, image, image_digest, size, packed: None };
         // The manifest is what makes the layer exist, so it comes last.
         let json = serde_json::to_vec_pretty(&manifest).expect("a manifest is plain data");
-        replace_file(&self.manifest_file(spec), &json)?;
+        replace_file(&manifest_file(folder, spec), &json)?;
         Ok(manifest)
     }
 
-    fn manifest_file(&self, spec: &LayerSpec) -> PathBuf {
-        self.cache.layers().join(format!("{}.json", spec.name))
-    }
-
     /// The layer's manifest, if it is of these inputs and its image is there.
-    fn finished(&self, spec: &LayerSpec, inputs: Digest) -> Result<Option<LayerManifest>, BuildError> {
-        let file = self.manifest_file(spec);
+    fn finished(
+        &self,
+        spec: &LayerSpec,
+        folder: &Path,
+        inputs: Digest,
+    ) -> Result<Option<LayerManifest>, BuildError> {
+        let file = manifest_file(folder, spec);
         let bytes = match std::fs::read(&file) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -186,7 +199,7 @@ impl<'a> Builder<'a> {
         };
         // One that is not understood is of another version of StratOS; the layer is built again.
         let Ok(manifest) = serde_json::from_slice::<LayerManifest>(&bytes) else { return Ok(None) };
-        let image = std::fs::metadata(self.cache.layers().join(&manifest.image));
+        let image = std::fs::metadata(folder.join(&manifest.image));
         let whole = image.is_ok_and(|image| image.len() == manifest.size);
         Ok((manifest.inputs_digest == inputs && whole).then_some(manifest))
     }
@@ -217,6 +230,10 @@ impl<'a> Builder<'a> {
         std::fs::rename(&root, &place).map_err(at("rename", &root))?;
         Ok(place)
     }
+}
+
+fn manifest_file(folder: &Path, spec: &LayerSpec) -> PathBuf {
+    folder.join(format!("{}.json", spec.name))
 }
 
 fn inputs_digest(spec: &LayerSpec, sources: &Sources, copies: &[Copied], tools: &Sources) -> Digest {

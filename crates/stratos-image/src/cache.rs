@@ -54,7 +54,7 @@ impl Cache {
             }
             _ => {}
         }
-        for folder in ["downloads", "layers", "trees", "tmp", "apt"] {
+        for folder in ["downloads", "layers", "images", "debug", "trees", "tmp", "apt"] {
             let folder = root.join(folder);
             std::fs::create_dir_all(&folder).map_err(at("create", &folder))?;
         }
@@ -70,6 +70,16 @@ impl Cache {
     /// The folder of built layers.
     pub(crate) fn layers(&self) -> PathBuf {
         self.root.join("layers")
+    }
+
+    /// The folder of operating system images.
+    pub(crate) fn images(&self) -> PathBuf {
+        self.root.join("images")
+    }
+
+    /// The folder of the debug layer, apart from the layers so that no node offers it.
+    pub(crate) fn debug(&self) -> PathBuf {
+        self.root.join("debug")
     }
 
     /// The folder of unpacked build tools.

@@ -2,7 +2,8 @@
 //!
 //! `mkfs.erofs` comes from the locked Debian packages and gets the tree as a tar stream in sorted order, so that
 //! neither the host's version of it nor the order in which a file system lists its folders shows in the image.
-//! Images are not compressed: their pages are shared by all instances, and a start should not have to unpack them.
+//! Layers are not compressed: their pages are shared by all instances, and a start should not have to unpack them. The
+//! root of an operating system image is: it is read once.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -17,6 +18,15 @@ use crate::tree::{Node, Tree};
 /// Where the program is in its tree.
 const MKFS: &str = "usr/bin/mkfs.erofs";
 
+/// Whether an image is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Packing {
+    /// Every file as it is.
+    Plain,
+    /// In clusters of 64 KiB, by the slowest and best compressor whose output unpacks fast.
+    Compressed,
+}
+
 /// Writes the image of `tree` with the `mkfs.erofs` of the tree `tools`. `inputs` seeds the image's UUID.
 pub(crate) fn write(
     tree: &Tree,
@@ -24,10 +34,16 @@ pub(crate) fn write(
     inputs: &Digest,
     tools: &Path,
     log: &Path,
+    packing: Packing,
 ) -> Result<(), RunError> {
     let fail = |source: io::Error| run::cannot_start(MKFS, source);
     let mut command = run::tree_command(tools, MKFS)?;
-    command.args(["--tar=f", "--all-root", "-T0", "-x-1", "--quiet", "-U", &uuid(inputs)]).arg(image);
+    command.args(["--tar=f", "--all-root", "-T0", "-x-1", "--quiet", "-U", &uuid(inputs)]);
+    if packing == Packing::Compressed {
+        // More workers would cut files into parts, as many as there are.
+        command.args(["-zlz4hc,12", "-C65536", "--workers=1"]);
+    }
+    command.arg(image);
     let output = File::create(log).map_err(fail)?;
     let errors = output.try_clone().map_err(fail)?;
     let mut child = command.stdin(Stdio::piped()).stdout(output).stderr(errors).spawn().map_err(fail)?;
@@ -40,7 +56,7 @@ pub(crate) fn write(
 }
 
 /// Writes the tree as a tar stream.
-fn stream(tree: &Tree, to: impl Write) -> io::Result<()> {
+pub(crate) fn stream(tree: &Tree, to: impl Write) -> io::Result<()> {
     let mut tar = tar::Builder::new(to);
     // The root comes first and by name: without an entry mkfs.erofs would give it a mode of its own choice.
     let root = std::iter::once((".".to_owned(), Node::Folder));

@@ -8,6 +8,7 @@ use stratos_types::Digest;
 use crate::apt::AptError;
 use crate::elf::ElfError;
 use crate::lock::LockError;
+use crate::os::ImageError;
 use crate::pip::PipError;
 use crate::run::RunError;
 use crate::spec::SpecError;
@@ -121,6 +122,9 @@ pub enum BuildError {
         /// The digest the archive offers now.
         found: Digest,
     },
+    /// An operating system image cannot be put together.
+    #[error(transparent)]
+    Image(#[from] ImageError),
     /// A file of the cache or the repository could not be used.
     #[error(transparent)]
     File(#[from] FileError),

@@ -5,6 +5,8 @@
 
 use std::path::PathBuf;
 
+use stratos_types::{Digest, KernelChoice};
+
 use crate::arch;
 use crate::build::{BuildOptions, Builder};
 use crate::error::BuildError;
@@ -24,7 +26,33 @@ pub fn fetch_kernel(options: &BuildOptions<'_>) -> Result<PathBuf, BuildError> {
     builder.unpacked(&spec(&package))
 }
 
+/// A kernel for an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Kernel {
+    pub(crate) version: String,
+    pub(crate) image: PathBuf,
+    pub(crate) vmlinux: Option<PathBuf>,
+    pub(crate) modules: Option<PathBuf>,
+    pub(crate) owner: String,
+    pub(crate) digest: Digest,
+}
+
 impl Builder<'_> {
+    /// The kernel of a choice; only Debian's for now.
+    pub(crate) fn kernel(&mut self, _choice: KernelChoice) -> Result<Kernel, BuildError> {
+        let owner = self.kernel_package()?;
+        let folder = self.unpacked(&spec(&owner))?;
+        let version = owner.trim_start_matches(PREFIX).to_owned();
+        Ok(Kernel {
+            image: folder.join(format!("boot/vmlinuz-{version}")),
+            vmlinux: None,
+            modules: Some(folder.join("usr/lib/modules").join(&version)),
+            digest: self.recorded(&spec(&owner))?.sources.digest(),
+            owner,
+            version,
+        })
+    }
+
     /// The name of the locked kernel's package, or of the newest, where the locked one can no longer be had.
     fn kernel_package(&mut self) -> Result<String, BuildError> {
         let is_kernel = |name: &str| name.starts_with(PREFIX);
@@ -54,7 +82,11 @@ fn spec(package: &str) -> LayerSpec {
     let deb = Deb {
         name: package.to_owned(),
         reason: "the kernel of the tests' virtual machine".to_owned(),
-        include: vec!["boot/vmlinuz-*".to_owned(), "usr/lib/modules/*/kernel/**".to_owned()],
+        include: vec![
+            "boot/vmlinuz-*".to_owned(),
+            "usr/lib/modules/*/kernel/**".to_owned(),
+            "usr/lib/modules/*/modules.builtin".to_owned(),
+        ],
         exclude: Vec::new(),
     };
     LayerSpec {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// The steps of a layer build, in order.
+/// The steps of a build.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     /// Looking up the locked versions in their archives.
@@ -17,6 +17,14 @@ pub enum Step {
     Check,
     /// Writing the EROFS image.
     Image,
+    /// Putting layers and their hash trees one behind the other.
+    Pack,
+    /// Compressing the initramfs.
+    Compress,
+    /// Writing a unified kernel image or a disk.
+    Write,
+    /// Reading finished files for their sizes and digests.
+    Measure,
     /// Finished; also reported when the cache already had the image.
     Done,
 }
@@ -30,6 +38,10 @@ impl fmt::Display for Step {
             Self::Compile => "compiling",
             Self::Check => "checking",
             Self::Image => "writing the image of",
+            Self::Pack => "packing",
+            Self::Compress => "compressing",
+            Self::Write => "writing",
+            Self::Measure => "measuring",
             Self::Done => "built",
         })
     }

@@ -14,6 +14,7 @@ use crate::apt::Offers;
 use crate::build::Builder;
 use crate::error::{BuildError, RELOCK_COMMAND, at};
 use crate::lock::{InUse, LOCK_FILE, Lock, LockedDeb, LockedWheel, Sources, replace_file};
+use crate::os::profile;
 use crate::progress::Step;
 use crate::spec::LayerSpec;
 use crate::{arch, build, pip};
@@ -32,13 +33,15 @@ pub struct LockChange {
     pub to: Option<String>,
 }
 
-/// Locks the newest version of every package of every layer and of the tests' kernel, and gives what changed.
+/// Locks the newest version of every package of every layer, of the operating system image and of the tests' kernel, and
+/// gives what changed.
 ///
 /// # Errors
 /// A wrong description, an archive that cannot be used, a lock that cannot be written.
 pub fn relock(options: &build::BuildOptions<'_>) -> Result<Vec<LockChange>, BuildError> {
     let mut builder = Builder::open(options)?;
-    let specs = LayerSpec::load_all(&options.repo_root)?;
+    let mut specs = LayerSpec::load_all(&options.repo_root)?;
+    specs.extend(profile::packages(&options.repo_root)?);
     let old = builder.lock.clone();
     options.progress.step("all layers", Step::Resolve);
     let mut names: std::collections::BTreeSet<&str> = specs.iter().flat_map(LayerSpec::deb_names).collect();

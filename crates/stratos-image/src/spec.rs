@@ -241,9 +241,15 @@ impl LayerSpec {
             let known = names(repo_root)?.join(", ");
             return Err(SpecError::Unknown { name: name.to_owned(), folder, known });
         }
+        Self::load_from(repo_root, SPEC_FOLDER, name)
+    }
+
+    /// Reads a description that is no layer of a node but has the form of one, from a folder of the repository.
+    pub(crate) fn load_from(repo_root: &Path, folder: &str, name: &str) -> Result<Self, SpecError> {
+        let file = repo_root.join(folder).join(format!("{name}.toml"));
         let text = std::fs::read_to_string(&file).map_err(at("read", &file))?;
         Self::parse(&text, &file, |base| {
-            let file = folder.join("base").join(format!("{base}.toml"));
+            let file = repo_root.join(SPEC_FOLDER).join("base").join(format!("{base}.toml"));
             let text = std::fs::read_to_string(&file).map_err(at("read", &file))?;
             Ok((file, text))
         })
@@ -302,6 +308,23 @@ impl LayerSpec {
         if file.file_stem().is_none_or(|stem| stem != self.name.as_str()) {
             return wrong("name".to_owned(), "has to be the file's name without .toml");
         }
+        self.check_entries(file)?;
+        match &self.version {
+            VersionSource::Package { package } if !self.deb.iter().any(|deb| deb.name == *package) => {
+                wrong("version.package".to_owned(), "is not a package of this layer")
+            }
+            VersionSource::Run { run, .. } if run.first().is_none_or(|program| !program.starts_with('/')) => {
+                wrong("version.run".to_owned(), "has to begin with a program's absolute path")
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks all that a description lists: names, reasons and paths.
+    pub(crate) fn check_entries(&self, file: &Path) -> Result<(), SpecError> {
+        let wrong = |key: String, problem: &str| {
+            Err(SpecError::Invalid { file: file.to_owned(), key, problem: problem.to_owned() })
+        };
         let mut seen = BTreeSet::new();
         for name in self.deb.iter().map(|d| &d.name).chain(self.wheel.iter().map(|w| &w.name)) {
             if !seen.insert(name) {
@@ -348,15 +371,7 @@ impl LayerSpec {
                 );
             }
         }
-        match &self.version {
-            VersionSource::Package { package } if !self.deb.iter().any(|deb| deb.name == *package) => {
-                wrong("version.package".to_owned(), "is not a package of this layer")
-            }
-            VersionSource::Run { run, .. } if run.first().is_none_or(|program| !program.starts_with('/')) => {
-                wrong("version.run".to_owned(), "has to begin with a program's absolute path")
-            }
-            _ => Ok(()),
-        }
+        Ok(())
     }
 }
 
@@ -374,7 +389,8 @@ fn names(repo_root: &Path) -> Result<Vec<String>, SpecError> {
     Ok(names)
 }
 
-fn toml<T: serde::de::DeserializeOwned>(text: &str, file: &Path) -> Result<T, SpecError> {
+/// Parses a description of any form.
+pub(crate) fn toml<T: serde::de::DeserializeOwned>(text: &str, file: &Path) -> Result<T, SpecError> {
     toml::from_str(text)
         .map_err(|source| SpecError::Parse { file: file.to_owned(), source: Box::new(source) })
 }

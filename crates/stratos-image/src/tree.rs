@@ -202,13 +202,19 @@ impl Tree {
     /// Checks that every link leads to something in the tree.
     pub(crate) fn check_links(&self) -> Result<(), TreeError> {
         for (path, node) in self.nodes()? {
-            if let Node::Link(target) = node
-                && resolve(&self.root, &path).is_none()
-            {
-                return Err(TreeError::Dangling { path, target });
+            if let Node::Link(target) = node {
+                self.check_link(&path, &target)?;
             }
         }
         Ok(())
+    }
+
+    /// Checks that one link leads to something in the tree.
+    pub(crate) fn check_link(&self, path: &str, target: &str) -> Result<(), TreeError> {
+        match resolve(&self.root, path) {
+            Some(_) => Ok(()),
+            None => Err(TreeError::Dangling { path: path.to_owned(), target: target.to_owned() }),
+        }
     }
 }
 
