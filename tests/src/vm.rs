@@ -2,14 +2,13 @@
 //! test program of this build with what it needs. It has no disk and no network, and needs neither root nor KVM.
 
 use std::io::{self, BufRead as _, BufReader};
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use stratos_image::{BuildOptions, Progress, Step};
+use stratos_image::{Archive, BuildOptions, Progress, Step};
 
 /// Kernel modules that sandboxes need, each after those it depends on: paths below `kernel/`, without suffix.
 pub const MODULES: &[&str] = &["lib/libcrc32c", "fs/erofs/erofs", "drivers/block/loop", "drivers/net/veth"];
@@ -186,7 +185,8 @@ fn write_image(kernel: &Path, image: &Path) -> Result<()> {
         archive
             .file(&crate::layers_dir().join(&described.image), &Path::new("layers").join(&described.image))?;
     }
-    Ok(archive.finish()?)
+    archive.finish()?;
+    Ok(())
 }
 
 /// The shared libraries of a program, its loader included.
@@ -199,97 +199,4 @@ fn shared_libraries(program: &Path) -> Result<Vec<PathBuf>> {
     let text = String::from_utf8(output.stdout)?;
     let path = |line: &str| line.split_whitespace().find(|word| word.starts_with('/')).map(PathBuf::from);
     Ok(text.lines().filter_map(path).collect())
-}
-
-/// A cpio archive as the kernel unpacks it ("newc"; see the kernel's initramfs-buffer-format).
-struct Archive<W: io::Write> {
-    out: W,
-    folders: std::collections::BTreeSet<PathBuf>,
-    inode: u32,
-}
-
-impl<W: io::Write> Archive<W> {
-    fn new(out: W) -> Self {
-        Self { out, folders: [PathBuf::new()].into(), inode: 0 }
-    }
-
-    /// The device that the first process finds as its stdout.
-    fn console(&mut self) -> io::Result<()> {
-        self.folder(Path::new("dev"))?;
-        self.entry("dev/console", 0o020_600, 0, (5, 1))
-    }
-
-    /// Adds a file and the folders above it.
-    fn file(&mut self, from: &Path, to: &Path) -> Result<()> {
-        let to = to.strip_prefix("/").unwrap_or(to);
-        self.folder(to.parent().unwrap_or(Path::new("")))?;
-        let mut file =
-            std::fs::File::open(from).with_context(|| format!("cannot open {}", from.display()))?;
-        let metadata = file.metadata()?;
-        let mode = 0o100_000 | metadata.permissions().mode() & 0o777;
-        let size =
-            u32::try_from(metadata.len()).with_context(|| format!("{} is too large", from.display()))?;
-        self.entry(&to.to_string_lossy(), mode, size, (0, 0))?;
-        let copied = io::copy(&mut file, &mut self.out)?;
-        ensure!(copied == u64::from(size), "{} changed while it was read", from.display());
-        Ok(self.pad(size as usize)?)
-    }
-
-    /// Adds a folder's files at the place where they are here.
-    fn tree(&mut self, from: &Path) -> Result<()> {
-        for entry in std::fs::read_dir(from).with_context(|| format!("cannot list {}", from.display()))? {
-            let entry = entry?;
-            if entry.file_type()?.is_dir() {
-                self.tree(&entry.path())?;
-            } else {
-                self.file(&entry.path(), &entry.path())?;
-            }
-        }
-        Ok(())
-    }
-
-    fn folder(&mut self, path: &Path) -> io::Result<()> {
-        if self.folders.contains(path) {
-            return Ok(());
-        }
-        self.folder(path.parent().unwrap_or(Path::new("")))?;
-        self.folders.insert(path.to_owned());
-        self.entry(&path.to_string_lossy(), 0o040_755, 0, (0, 0))
-    }
-
-    fn entry(&mut self, name: &str, mode: u32, size: u32, device: (u32, u32)) -> io::Result<()> {
-        self.inode += 1;
-        let fields = [
-            self.inode,
-            mode,
-            0, // owner
-            0, // group
-            1, // links
-            0, // time of change
-            size,
-            0, // device it is on
-            0,
-            device.0,
-            device.1,
-            name.len() as u32 + 1,
-            0, // check sum, unused
-        ];
-        self.out.write_all(b"070701")?;
-        for field in fields {
-            write!(self.out, "{field:08X}")?;
-        }
-        self.out.write_all(name.as_bytes())?;
-        self.out.write_all(&[0])?;
-        self.pad(6 + 8 * fields.len() + name.len() + 1)
-    }
-
-    /// Everything begins at a multiple of four.
-    fn pad(&mut self, length: usize) -> io::Result<()> {
-        self.out.write_all(&[0; 3][..length.next_multiple_of(4) - length])
-    }
-
-    fn finish(mut self) -> io::Result<()> {
-        self.entry("TRAILER!!!", 0, 0, (0, 0))?;
-        self.out.flush()
-    }
 }
