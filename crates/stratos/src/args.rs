@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use stratos_types::{FunctionName, InvocationId, Runtime, Timeout};
+use stratos_types::{FunctionName, InvocationId, KernelChoice, Runtime, Timeout};
 
 use crate::exit;
 use crate::node::NodeArgs;
@@ -64,6 +64,9 @@ pub(crate) enum Command {
     /// Build and list runtime layers
     #[command(subcommand)]
     Layer(LayerCommand),
+    /// Build and list operating system images
+    #[command(subcommand)]
+    Image(ImageCommand),
     /// Ask a node how it is, look at its machine, shut it down
     #[command(subcommand)]
     Node(NodeCommand),
@@ -258,6 +261,43 @@ pub(crate) struct LayerArgs {
     /// The folder that holds distro/ and runtimes/ [default: the nearest one above the current folder]
     #[arg(long, value_name = "DIR")]
     pub(crate) root: Option<PathBuf>,
+}
+
+/// Work on operating system images.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImageCommand {
+    /// Build an operating system image into the cache: disk, kernel image, initramfs, verified root
+    #[command(after_help = "Examples:
+  stratos image build                        with Debian's kernel
+  stratos image build --kernel stratos       with StratOS's own, built when the cache lacks it
+  stratos image build --debug                also the disk with shell, strace and bpftool
+  stratos image build -o out                 copy the files to out/
+
+The disk holds everything; the other files are the same parts for direct boot, signing or a registry.")]
+    Build(ImageBuildArgs),
+    /// List the images in the cache
+    #[command(after_help = "Examples:
+  stratos image ls
+  stratos image ls --json")]
+    Ls,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImageBuildArgs {
+    /// The kernel: debian or stratos
+    #[arg(long, default_value_t = KernelChoice::Debian)]
+    pub(crate) kernel: KernelChoice,
+    /// Fail when a locked version is gone from its archive, in place of taking a newer one
+    #[arg(long)]
+    pub(crate) locked: bool,
+    /// Build the debug layer's disk, too
+    #[arg(long)]
+    pub(crate) debug: bool,
+    /// Copy the image's files to this folder
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) output: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) layer: LayerArgs,
 }
 
 /// Questions to a node, and its end.

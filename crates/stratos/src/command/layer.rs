@@ -90,12 +90,12 @@ fn print(manifests: &[LayerManifest], output: Output) -> Result<()> {
     output.bytes(table.render().as_bytes())
 }
 
-fn cache() -> Result<PathBuf> {
+pub(super) fn cache() -> Result<PathBuf> {
     default_cache_dir()
         .ok_or_else(|| Failure::new("there is no folder for the cache").hint("set STRATOS_CACHE to a folder"))
 }
 
-fn options(args: LayerArgs, reporter: &Reporter) -> Result<BuildOptions<'_>> {
+pub(super) fn options(args: LayerArgs, reporter: &Reporter) -> Result<BuildOptions<'_>> {
     let root = match args.root {
         Some(root) => root,
         None => find_root(
@@ -128,10 +128,10 @@ impl From<BuildError> for Failure {
 }
 
 /// Shows what a build reports.
-struct Reporter(Progress);
+pub(super) struct Reporter(Progress);
 
 impl Reporter {
-    fn new(output: Output) -> Self {
+    pub(super) fn new(output: Output) -> Self {
         Self(Progress::new(output.json))
     }
 }

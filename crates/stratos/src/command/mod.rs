@@ -5,6 +5,7 @@ mod deploy;
 mod dev;
 mod functions;
 mod health;
+mod image;
 mod invoke;
 mod layer;
 mod logs;
@@ -18,7 +19,7 @@ mod watch;
 
 use clap::CommandFactory;
 
-use crate::args::{Cli, Command, LayerCommand, NodeCommand};
+use crate::args::{Cli, Command, ImageCommand, LayerCommand, NodeCommand};
 use crate::failure::Result;
 use crate::node::Node;
 use crate::output::Output;
@@ -42,6 +43,8 @@ pub(crate) async fn run(cli: Cli) -> Result<()> {
         Command::Layer(LayerCommand::Build(args)) => layer::build(args, output),
         Command::Layer(LayerCommand::Lock(args)) => layer::lock(args, output),
         Command::Layer(LayerCommand::Ls) => layer::list(output),
+        Command::Image(ImageCommand::Build(args)) => image::build(args, output),
+        Command::Image(ImageCommand::Ls) => image::list(output),
         Command::Node(command) => run_node(command, &node()?, output).await,
         Command::Completions { shell } => {
             // Made in memory first, so that a closed pipe is met by `Output` and not by a panic.
