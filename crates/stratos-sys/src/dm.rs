@@ -11,8 +11,10 @@ const DM_DEV_CREATE: libc::Ioctl = request(3);
 const DM_DEV_REMOVE: libc::Ioctl = request(4);
 const DM_DEV_SUSPEND: libc::Ioctl = request(6);
 const DM_TABLE_LOAD: libc::Ioctl = request(9);
+const DM_TABLE_STATUS: libc::Ioctl = request(12);
 const DM_READONLY_FLAG: u32 = 1;
-const DM_BUFFER_BYTES: usize = 4096;
+/// Bytes of a request behind its header: a target and its parameters, or its status.
+const BODY: usize = 4096 - HEADER;
 const HEADER: usize = size_of::<Header>();
 const TARGET: usize = size_of::<TargetSpec>();
 
@@ -23,7 +25,6 @@ const fn request(number: u64) -> libc::Ioctl {
 
 /// The kernel's `dm_ioctl`.
 #[repr(C)]
-#[derive(Clone, Copy)]
 struct Header {
     version: [u32; 3],
     data_size: u32,
@@ -49,7 +50,14 @@ struct TargetSpec {
     target_type: [u8; 16],
 }
 
-const _: () = assert!(size_of::<Header>() == 312 && size_of::<TargetSpec>() == 40);
+/// A request, and room for its answer.
+#[repr(C)]
+struct Request {
+    header: Header,
+    body: [u8; BODY],
+}
+
+const _: () = assert!(HEADER == 312 && TARGET == 40 && size_of::<Request>() == 4096);
 
 /// The whole of a device: one target.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,7 +94,7 @@ impl DeviceMapper {
             // Without the flag "suspend" this request resumes: the table that was loaded takes effect.
             .and_then(|_| self.call(DM_DEV_SUSPEND, name, "", 0, None));
         match loaded {
-            Ok(_) => Ok(rustix::fs::minor(made.dev)),
+            Ok(_) => Ok(rustix::fs::minor(made.header.dev)),
             Err(error) => {
                 self.remove(name)?;
                 Err(error)
@@ -102,6 +110,17 @@ impl DeviceMapper {
         self.call(DM_DEV_REMOVE, name, "", 0, None).map(drop)
     }
 
+    /// The status of a device's one target: its kind, and what the target says.
+    ///
+    /// # Errors
+    /// `ENXIO` when there is no such device, `InvalidData` when its status is no short text.
+    pub fn status(&self, name: &str) -> io::Result<(String, String)> {
+        let answer = self.call(DM_TABLE_STATUS, name, "", 0, None)?;
+        let start = (answer.header.data_start as usize).checked_sub(HEADER);
+        let bytes = start.and_then(|start| answer.body.get(start..)).unwrap_or_default();
+        read_status(bytes).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+
     fn call(
         &self,
         request: libc::Ioctl,
@@ -109,11 +128,10 @@ impl DeviceMapper {
         uuid: &str,
         flags: u32,
         target: Option<&Target<'_>>,
-    ) -> io::Result<Header> {
-        let mut buffer = Buffer([0; DM_BUFFER_BYTES]);
+    ) -> io::Result<Request> {
         let header = Header {
             version: [4, 0, 0],
-            data_size: DM_BUFFER_BYTES as u32,
+            data_size: size_of::<Request>() as u32,
             data_start: HEADER as u32,
             target_count: u32::from(target.is_some()),
             open_count: 0,
@@ -125,24 +143,26 @@ impl DeviceMapper {
             uuid: text(uuid)?,
             data: [0; 7],
         };
+        let mut message = Request { header, body: [0; BODY] };
         if let Some(target) = target {
-            write_target(&mut buffer.0[HEADER..], target)?;
+            write_target(&mut message.body, target)?;
         }
-        let at = buffer.0.as_mut_ptr();
-        // SAFETY: the buffer has the alignment of a header and more bytes than one.
-        unsafe { at.cast::<Header>().write(header) };
-        // SAFETY: the request reads and writes at most `data_size` bytes, which the buffer has, and keeps no pointer.
-        if unsafe { libc::ioctl(self.0.as_raw_fd(), request, at) } != 0 {
+        // SAFETY: the request reads and writes at most `data_size` bytes, which the structure has, and keeps no pointer.
+        if unsafe { libc::ioctl(self.0.as_raw_fd(), request, &raw mut message) } != 0 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: as above; any bytes are a header.
-        Ok(unsafe { at.cast::<Header>().read() })
+        Ok(message)
     }
 }
 
-/// Memory as the request wants it.
-#[repr(C, align(8))]
-struct Buffer([u8; DM_BUFFER_BYTES]);
+/// Kind and status in an answer: a `dm_target_spec`, and a text that ends with a zero.
+fn read_status(answer: &[u8]) -> Option<(String, String)> {
+    let until_zero = |bytes: &[u8]| {
+        let end = bytes.iter().position(|byte| *byte == 0)?;
+        std::str::from_utf8(bytes.get(..end)?).ok().map(str::to_owned)
+    };
+    Some((until_zero(answer.get(24..TARGET)?)?, until_zero(answer.get(TARGET..)?)?))
+}
 
 /// A text in a field of fixed size that ends with a zero.
 fn text<const N: usize>(text: &str) -> io::Result<[u8; N]> {
@@ -196,8 +216,24 @@ mod tests {
     }
 
     #[test]
+    fn a_status_is_read() {
+        let answer = |kind: &[u8], status: &[u8]| {
+            let mut answer = vec![0; 24];
+            answer.extend_from_slice(kind);
+            answer.resize(TARGET, 0);
+            [answer.as_slice(), status].concat()
+        };
+        let pair = |a: &str, b: &str| Some((a.to_owned(), b.to_owned()));
+        assert_eq!(read_status(&answer(b"verity", b"V\0")), pair("verity", "V"));
+        assert_eq!(read_status(&answer(b"linear", b"\0")), pair("linear", ""));
+        assert_eq!(read_status(&answer(b"verity", b"no end")), None);
+        assert_eq!(read_status(b"short"), None);
+    }
+
+    #[test]
     fn the_requests_have_the_kernels_numbers() {
         assert_eq!(DM_DEV_CREATE as u32, 0xc138_fd03);
         assert_eq!(DM_TABLE_LOAD as u32, 0xc138_fd09);
+        assert_eq!(DM_TABLE_STATUS as u32, 0xc138_fd0c);
     }
 }
