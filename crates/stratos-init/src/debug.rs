@@ -1,6 +1,7 @@
 //! The debug layer: a shell and tools, only when the kernel's command line names it by its root hash, verified like
 //! everything else, and until a given time at most.
 
+use std::ffi::CString;
 use std::path::Path;
 use std::time::Duration;
 
@@ -20,8 +21,8 @@ const PLACE: &str = "/run/debug";
 const NAME: &str = "debug";
 /// How long its disk may take to appear.
 const DEADLINE: Duration = Duration::from_secs(10);
-/// Where its shell may be.
-const SHELLS: [&str; 3] = ["/run/debug/bin/sh", "/run/debug/usr/bin/busybox", "/run/debug/bin/busybox"];
+/// Its shell, in the layer, which becomes the shell's root; the node's own root is at /host in it.
+const SHELL: &str = "/usr/bin/sh";
 
 /// Verifies and mounts the layer and has a shell started on the console, until the time that the command line says.
 ///
@@ -67,16 +68,12 @@ pub fn set_up(node: &mut Node) -> Result<Outcome, InitError> {
 }
 
 fn start_shell(node: &mut Node, left: Duration) -> Result<(), InitError> {
-    let shell = SHELLS.into_iter().find(|shell| Path::new(shell).exists());
-    let shell = shell.ok_or_else(|| InitError::missing("a shell in the debug layer"))?;
-    let exec = if shell.ends_with("busybox") {
-        vec![shell.to_owned(), "sh".to_owned()]
-    } else {
-        vec![shell.to_owned()]
-    };
+    if !Path::new(PLACE).join(SHELL.trim_start_matches('/')).exists() {
+        return Err(InitError::missing("a shell in the debug layer"));
+    }
     let environment = [
-        ("PATH", "/run/debug/usr/sbin:/run/debug/usr/bin:/run/debug/sbin:/run/debug/bin:/usr/bin"),
-        ("HOME", "/run"),
+        ("PATH", "/usr/sbin:/usr/bin:/host/usr/bin"),
+        ("HOME", "/tmp"),
         ("TERM", "vt100"),
         ("PS1", "debug# "),
     ];
@@ -84,7 +81,7 @@ fn start_shell(node: &mut Node, left: Duration) -> Result<(), InitError> {
         name: NAME.to_owned(),
         description: "the debug layer's shell".to_owned(),
         order: u32::MAX,
-        exec,
+        exec: vec![SHELL.to_owned()],
         environment: environment.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
         node_environment: false,
         essential: false,
@@ -96,6 +93,7 @@ fn start_shell(node: &mut Node, left: Duration) -> Result<(), InitError> {
         open_files: 1024,
     });
     service.on_console = true;
+    service.root = CString::new(PLACE).ok();
     service.until = Some(clock::now() + left);
     node.supervisor.services.push(service);
     Ok(())

@@ -39,6 +39,7 @@ pub fn run() {
 /// PID 1.
 fn first(kernel_us: u64) -> ! {
     power::catch_panics();
+    network::set_process_name(c"stratos-init");
     rustix::process::umask(rustix::fs::Mode::WGRP | rustix::fs::Mode::WOTH);
     let mut node = Node { record: record::begin(kernel_us), ..Node::default() };
     match SignalQueue::new(&SIGNALS.map(|signal| signal.as_raw())) {
@@ -46,8 +47,9 @@ fn first(kernel_us: u64) -> ! {
         Err(error) => node.journal.note(&InitError::system("queue signals", error).chain()),
     }
     // Ctrl-Alt-Del comes as a signal, and shuts down in order.
+    // A kernel without a keyboard knows no such thing.
     let _ = rustix::system::reboot(rustix::system::RebootCommand::CadOff);
-    if let Err((phase, error)) = phase::run(BOOT, &mut node) {
+    if let Err((phase, error)) = phase::run(BOOT, &mut node, |node, done| node.record.phases.push(done)) {
         power::give_up(&format!("phase {}: {}", phase.name, error.chain()), &node.cmdline);
     }
     record::keep(&mut node);

@@ -12,6 +12,7 @@
 
 pub mod backoff;
 pub mod boot;
+pub mod button;
 pub mod cgroups;
 pub mod clock;
 pub mod cmdline;

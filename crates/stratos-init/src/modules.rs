@@ -6,6 +6,7 @@ use std::path::Path;
 use rustix::io::Errno;
 use rustix::system::finit_module;
 
+use crate::clock;
 use crate::error::InitError;
 use crate::files;
 use crate::phase::Outcome;
@@ -29,15 +30,17 @@ pub fn load() -> Result<Outcome, InitError> {
         return Outcome::skipped("the kernel has its drivers built in");
     }
     let text = files::read_text(&order, MOST_BYTES)?;
-    let (mut loaded, mut failed) = (0, Vec::new());
+    let (mut loaded, mut failed, mut slowest) = (0, Vec::new(), (0, ""));
     for name in names(&text) {
+        let begun = clock::boot_us();
         match load_one(&Path::new(FOLDER).join(name)) {
             Ok(()) => loaded += 1,
             Err(error) => failed.push(error.chain()),
         }
+        slowest = slowest.max((clock::boot_us().saturating_sub(begun), name));
     }
     match failed.is_empty() {
-        true => Outcome::done(format!("{loaded} modules")),
+        true => Outcome::done(format!("{loaded} modules, the slowest {} in {} us", slowest.1, slowest.0)),
         false => Err(InitError::invalid(format!("{loaded} modules loaded"), failed.join("; "))),
     }
 }

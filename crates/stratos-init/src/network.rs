@@ -1,6 +1,7 @@
 //! The service `stratos-init network`: gives the node its address. It runs apart from PID 1, which so reads no byte of
 //! a network, and keeps no rights but those on the network.
 
+use std::ffi::CStr;
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::path::Path;
 use std::time::Duration;
@@ -50,6 +51,12 @@ pub(crate) fn keep_only(kept: CapabilitySet) -> Result<(), InitError> {
     set_capabilities(None, sets).map_err(failed)
 }
 
+/// Gives this process a name of its own: it was started from PID 1's program, which is a file called `exe`.
+pub(crate) fn set_process_name(name: &CStr) {
+    // A name is for people; without one the process is the same.
+    let _ = rustix::thread::set_name(name);
+}
+
 /// The configuration that PID 1 found right; the defaults without one.
 pub(crate) fn configuration() -> NodeConfig {
     let text = files::read_text(config::IN_FORCE, MAX_BYTES).unwrap_or_default();
@@ -61,6 +68,7 @@ pub(crate) fn configuration() -> NodeConfig {
 /// # Errors
 /// When the network cannot be set up: PID 1 starts it again.
 pub fn serve() -> Result<(), InitError> {
+    set_process_name(c"stratos-network");
     keep_only(CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW | CapabilitySet::NET_BIND_SERVICE)?;
     let config = configuration();
     let wanted = config.network.interface.clone();

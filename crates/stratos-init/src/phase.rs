@@ -39,11 +39,16 @@ impl Outcome {
     }
 }
 
-/// Runs a table in its order and records every phase. Stops only at a phase that the machine cannot go on without.
+/// Runs a table in its order; `record` is given what became of each phase. Stops only at a phase that the machine
+/// cannot go on without.
 ///
 /// # Errors
 /// What that phase failed with.
-pub fn run(table: &'static [Phase], node: &mut Node) -> Result<(), (&'static Phase, InitError)> {
+pub fn run(
+    table: &'static [Phase],
+    node: &mut Node,
+    record: fn(&mut Node, BootPhase),
+) -> Result<(), (&'static Phase, InitError)> {
     for phase in table {
         let start_us = clock::boot_us();
         let result = (phase.run)(node);
@@ -52,18 +57,20 @@ pub fn run(table: &'static [Phase], node: &mut Node) -> Result<(), (&'static Pha
             Ok(Outcome::Skipped(detail)) => ("skipped", detail.clone()),
             Err(error) => ("failed", error.chain()),
         };
-        node.record.phases.push(BootPhase {
+        node.journal.note(&format!("{}: {outcome}: {detail}", phase.name));
+        if result.is_err() && !phase.needed {
+            node.journal.say(&format!("{} failed: {detail}", phase.name));
+        }
+        let done = BootPhase {
             name: phase.name.to_owned(),
             start_us,
             duration_us: clock::boot_us().saturating_sub(start_us),
             outcome: outcome.to_owned(),
-            detail: detail.clone(),
-        });
-        node.journal.note(&format!("{}: {outcome}: {detail}", phase.name));
-        match result {
-            Err(error) if phase.needed => return Err((phase, error)),
-            Err(_) => node.journal.say(&format!("{} failed: {detail}", phase.name)),
-            Ok(_) => {}
+            detail,
+        };
+        record(node, done);
+        if let (true, Err(error)) = (phase.needed, result) {
+            return Err((phase, error));
         }
     }
     Ok(())
@@ -94,7 +101,7 @@ mod tests {
     #[test]
     fn phases_run_in_order_until_one_fails_that_is_needed() {
         let mut node = Node::default();
-        let (phase, error) = run(TABLE, &mut node).unwrap_err();
+        let (phase, error) = run(TABLE, &mut node, |node, done| node.record.phases.push(done)).unwrap_err();
         assert_eq!((phase.name, error.to_string().as_str()), ("four", "the root is missing"));
         let shown: Vec<_> = node
             .record
@@ -111,5 +118,25 @@ mod tests {
                 "four failed the root is missing"
             ]
         );
+    }
+
+    #[test]
+    fn the_documentation_prints_the_tables() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/boot.md");
+        let text = std::fs::read_to_string(path).unwrap();
+        for table in [crate::boot::BOOT, crate::shutdown::SHUTDOWN] {
+            let expected = markdown(table);
+            assert!(text.contains(&expected), "docs/boot.md has to have this table:\n{expected}");
+        }
+    }
+
+    #[test]
+    fn names_of_phases_are_unique() {
+        for table in [crate::boot::BOOT, crate::shutdown::SHUTDOWN] {
+            let mut names: Vec<_> = table.iter().map(|phase| phase.name).collect();
+            names.sort_unstable();
+            names.dedup();
+            assert_eq!(names.len(), table.len());
+        }
     }
 }

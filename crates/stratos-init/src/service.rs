@@ -1,6 +1,6 @@
 //! One service: starting it, and what is known of it.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, WaitStatus};
 use stratos_api::node::ServiceStatus;
-use stratos_setup::abi::RLIMIT_NOFILE;
+use stratos_setup::abi::{CLONE_NEWNS, MNT_DETACH, RLIMIT_NOFILE};
 use stratos_setup::{ArgList, CStrPtr, Op};
 use stratos_sys::spawn::{Child, SpawnError, spawn};
 
@@ -79,6 +79,8 @@ pub struct Service {
     pub lines: Lines,
     /// Whether it talks on the console instead, and runs once.
     pub on_console: bool,
+    /// A mounted tree that becomes its root; the node's own is at `/host` in it then.
+    pub root: Option<CString>,
     /// When it is killed, if it may not run for ever.
     pub until: Option<Duration>,
     group: Option<PathBuf>,
@@ -104,6 +106,7 @@ impl Service {
             output: None,
             lines: Lines::default(),
             on_console: false,
+            root: None,
             until: None,
             group: None,
             started: Duration::ZERO,
@@ -164,6 +167,7 @@ impl Service {
             input,
             output,
             group: group_fd,
+            root: self.root.as_deref().map(Root::new).transpose()?,
             open_files: self.unit.open_files,
         };
         // The new program is read from a disk.
@@ -263,7 +267,45 @@ struct Start {
     input: OwnedFd,
     output: OwnedFd,
     group: Option<OwnedFd>,
+    root: Option<Root>,
     open_files: u64,
+}
+
+/// A root of its own, and what is shown in it.
+struct Root {
+    path: CString,
+    shown: Vec<(&'static CStr, CString)>,
+}
+
+impl Root {
+    fn new(path: &CStr) -> Result<Self, InitError> {
+        const SHOWN: [(&CStr, &str); 6] = [
+            (c"/", "host"),
+            (c"/proc", "proc"),
+            (c"/sys", "sys"),
+            (c"/dev", "dev"),
+            (c"/run", "run"),
+            (c"/tmp", "tmp"),
+        ];
+        let base = path.to_string_lossy();
+        let mut shown = Vec::new();
+        for (source, name) in SHOWN {
+            let target = format!("{base}/{name}");
+            if Path::new(&target).is_dir() {
+                shown.push((source, text(target)?));
+            }
+        }
+        Ok(Self { path: path.to_owned(), shown })
+    }
+
+    fn operations<'a>(&'a self, ops: &mut Vec<Op<'a>>) {
+        ops.push(Op::Unshare(CLONE_NEWNS));
+        ops.extend(self.shown.iter().map(|(source, target)| Op::Bind { source, target, recursive: true }));
+        ops.push(Op::Chdir(&self.path));
+        // The old root goes on top of the new one, and from there away.
+        ops.push(Op::PivotRoot { new: c".", old: c"." });
+        ops.push(Op::Unmount { target: c".", flags: MNT_DETACH });
+    }
 }
 
 impl Start {
@@ -274,7 +316,7 @@ impl Start {
             return Err(SpawnError::Clone { source: std::io::ErrorKind::InvalidInput.into() });
         };
         let (input, output) = (self.input.as_raw_fd(), self.output.as_raw_fd());
-        let ops = [
+        let mut ops = vec![
             Op::Umask(0o022),
             Op::NewSession,
             Op::Dup { from: input, to: 0 },
@@ -282,10 +324,11 @@ impl Start {
             Op::Dup { from: output, to: 2 },
             Op::CloseFrom(FIRST_OTHER),
             Op::Limit { resource: RLIMIT_NOFILE, value: self.open_files },
-            Op::Chdir(c"/"),
-            Op::UnblockSignals,
-            Op::Exec { path, argv, envp },
         ];
+        if let Some(root) = &self.root {
+            root.operations(&mut ops);
+        }
+        ops.extend([Op::Chdir(c"/"), Op::UnblockSignals, Op::Exec { path, argv, envp }]);
         spawn(0, self.group.as_ref().map(AsFd::as_fd), &ops)
     }
 }
@@ -305,8 +348,11 @@ fn open_console() -> Result<OwnedFd, InitError> {
 }
 
 fn texts(texts: impl Iterator<Item = String>) -> Result<Vec<CString>, InitError> {
-    let text = |text: String| CString::new(text).map_err(|_| InitError::invalid("a unit", "has a zero"));
     texts.map(text).collect()
+}
+
+fn text(text: String) -> Result<CString, InitError> {
+    CString::new(text).map_err(|_| InitError::invalid("a unit", "has a zero"))
 }
 
 /// As the kernel wants a list: pointers, ended by none.

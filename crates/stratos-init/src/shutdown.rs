@@ -69,8 +69,8 @@ pub fn run(wish: Wish, node: &mut Node) -> ! {
     if let Err(error) = guard {
         node.journal.say(&format!("no guard over the shutdown: {error}"));
     }
-    // No phase is needed, so this comes back without an error.
-    drop(phase::run(SHUTDOWN, node));
+    // No phase is needed, so this comes back without an error; the record is that of the boot.
+    drop(phase::run(SHUTDOWN, node, |_, _| {}));
     power::end(wish, &node.cmdline)
 }
 

@@ -17,7 +17,7 @@ use crate::control::{self, Client, MOST_CLIENTS, Progress};
 use crate::error::InitError;
 use crate::phase::Outcome;
 use crate::service::{Service, State};
-use crate::{clock, config, files, kmsg, notify, record};
+use crate::{button, clock, config, files, kmsg, notify, record};
 
 /// How long the node may take to become ready before that counts as failed; it goes on trying.
 const READY_DEADLINE: Duration = Duration::from_secs(180);
@@ -55,6 +55,7 @@ pub struct Supervisor {
     listener: Option<UnixListener>,
     clients: Vec<Client>,
     kernel: Option<OwnedFd>,
+    buttons: Vec<OwnedFd>,
 }
 
 /// Something that became readable or writable.
@@ -65,6 +66,7 @@ enum Source {
     Listener,
     Client(usize),
     Service(usize),
+    Button(usize),
     Kernel,
 }
 
@@ -83,6 +85,9 @@ impl Supervisor {
         }
         if let Some(kernel) = &self.kernel {
             add(Source::Kernel, kernel.as_fd(), PollFlags::IN);
+        }
+        for (index, button) in self.buttons.iter().enumerate() {
+            add(Source::Button(index), button.as_fd(), PollFlags::IN);
         }
         for (index, client) in self.clients.iter().enumerate() {
             let flags = if client.has_answer() { PollFlags::OUT } else { PollFlags::IN };
@@ -132,6 +137,7 @@ impl Supervisor {
 pub fn start(node: &mut Node) -> Result<Outcome, InitError> {
     files::folder("/run/stratos")?;
     node.supervisor.kernel = kmsg::reader();
+    node.supervisor.buttons = button::open_all();
     let notify = notify::open(Path::new(notify::SOCKET));
     let listener = control::open(Path::new(INIT_SOCKET));
     let units = node.units.clone();
@@ -193,6 +199,7 @@ pub fn turn(node: &mut Node, deadline: Duration) {
             }
             Source::Service(index) => read_output(node, index),
             Source::Kernel => read_kernel(node),
+            Source::Button(index) => pressed(node, index),
             Source::Client(_) => {}
         }
     }
@@ -244,6 +251,13 @@ fn read_kernel(node: &mut Node) {
     let journal = &mut node.journal;
     if let Some(reader) = &node.supervisor.kernel {
         kmsg::take(reader, RECORDS, |line| journal.line("kernel", line));
+    }
+}
+
+fn pressed(node: &mut Node, index: usize) {
+    if node.supervisor.buttons.get(index).is_some_and(button::was_pressed) {
+        node.journal.say("the power button was pressed");
+        node.supervisor.wish.get_or_insert(Wish::PowerOff);
     }
 }
 

@@ -28,6 +28,7 @@ const STEP_MS: u64 = 400;
 /// # Errors
 /// When its rights cannot be dropped, or the clock cannot be set: PID 1 starts it again.
 pub fn serve() -> Result<(), InitError> {
+    network::set_process_name(c"stratos-time");
     network::keep_only(CapabilitySet::SYS_TIME)?;
     let servers = network::configuration().time.servers;
     notify::ready()?;

@@ -228,7 +228,7 @@ mod tests {
         let (units, errors) = load(&folder);
         assert!(errors.is_empty(), "{errors:?}");
         let names: Vec<_> = units.iter().map(|unit| unit.name.as_str()).collect();
-        assert_eq!(names, ["network", "time", "stratosd"]);
+        assert_eq!(names, ["network", "stratosd", "time"]);
     }
 
     #[test]
