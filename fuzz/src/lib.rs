@@ -6,6 +6,7 @@
 //! [`TARGETS`] over its corpus and some mutations of it, on the stable toolchain. A target reads and writes nothing
 //! but a temporary folder of its own.
 
+mod boot;
 mod deploy;
 mod http;
 mod layers;
@@ -18,6 +19,7 @@ mod wire;
 
 use std::path::{Path, PathBuf};
 
+pub use boot::{boot_config, boot_dhcp, boot_gpt, boot_smbios, boot_sntp, boot_verity};
 pub use deploy::{elf, infer, requirements};
 pub use http::{aws_name, prelude, sigv4, url_answer, url_event};
 pub use layers::layers;
@@ -33,6 +35,12 @@ pub type Target = fn(&[u8]);
 /// Every target by its name, which is also that of its program in `fuzz_targets/` and of its folder in `corpus/`.
 pub const TARGETS: &[(&str, Target)] = &[
     ("aws_name", aws_name),
+    ("boot_config", boot_config),
+    ("boot_dhcp", boot_dhcp),
+    ("boot_gpt", boot_gpt),
+    ("boot_smbios", boot_smbios),
+    ("boot_sntp", boot_sntp),
+    ("boot_verity", boot_verity),
     ("dns", dns),
     ("egress_rule", egress_rule),
     ("elf", elf),
