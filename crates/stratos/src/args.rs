@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use stratos_types::{FunctionName, InvocationId, KernelChoice, Runtime, Timeout};
+use stratos_types::{FunctionName, InvocationId, KernelChoice, MemorySize, Runtime, Timeout};
+use stratos_vm::MachineKind;
 
 use crate::exit;
 use crate::node::NodeArgs;
@@ -64,7 +65,7 @@ pub(crate) enum Command {
     /// Build and list runtime layers
     #[command(subcommand)]
     Layer(LayerCommand),
-    /// Build and list operating system images
+    /// Build, list and boot operating system images
     #[command(subcommand)]
     Image(ImageCommand),
     /// Ask a node how it is, look at its machine, shut it down
@@ -280,6 +281,18 @@ The disk holds everything; the other files are the same parts for direct boot, s
   stratos image ls
   stratos image ls --json")]
     Ls,
+    /// Boot the image in a virtual machine, until Ctrl-C
+    #[command(after_help = "Examples:
+  stratos image boot                              Debian's kernel, 2 CPUs, 512 MB
+  stratos image boot --port 8443 --disk node.qcow2
+  stratos image boot --from-snapshot              within a second, from `stratos image snapshot`
+  stratos image boot --debug                      with a shell, strace and bpftool on this terminal")]
+    Boot(ImageBootArgs),
+    /// Boot the image until it is ready, and save the machine for `boot --from-snapshot`
+    #[command(after_help = "Examples:
+  stratos image snapshot
+  stratos image snapshot --kernel stratos --memory 256MB")]
+    Snapshot(ImageSnapshotArgs),
 }
 
 #[derive(Debug, Args)]
@@ -298,6 +311,81 @@ pub(crate) struct ImageBuildArgs {
     pub(crate) output: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) layer: LayerArgs,
+}
+
+/// What a virtual machine is made of.
+#[derive(Debug, Args)]
+pub(crate) struct MachineArgs {
+    /// The image's kernel: debian or stratos
+    #[arg(long, default_value_t = Self::default().kernel)]
+    pub(crate) kernel: KernelChoice,
+    /// Memory of the machine
+    #[arg(long, value_name = "SIZE", default_value_t = Self::default().memory)]
+    pub(crate) memory: MemorySize,
+    /// CPUs of the machine
+    #[arg(long, value_name = "N", default_value_t = Self::default().cpus)]
+    pub(crate) cpus: u32,
+}
+
+impl Default for MachineArgs {
+    fn default() -> Self {
+        let memory = MemorySize::from_mib(512).expect("a size that is allowed");
+        Self { kernel: KernelChoice::Debian, memory, cpus: 2 }
+    }
+}
+
+/// Kinds of machines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum KindArg {
+    /// A PC
+    Q35,
+    /// The least there is; starts faster, for the stratos kernel only
+    Microvm,
+}
+
+impl From<KindArg> for MachineKind {
+    fn from(kind: KindArg) -> Self {
+        match kind {
+            KindArg::Q35 => Self::Q35,
+            KindArg::Microvm => Self::Microvm,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImageBootArgs {
+    #[command(flatten)]
+    pub(crate) machine: MachineArgs,
+    /// Port of this computer, on 127.0.0.1, that leads to the node's API [default: a free one]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) port: Option<u16>,
+    /// Keep what the machine writes to its disk in this file, and go on with it the next time
+    #[arg(long, value_name = "FILE")]
+    pub(crate) disk: Option<PathBuf>,
+    /// Kind of machine
+    #[arg(long = "machine", value_name = "KIND", value_enum, default_value_t = KindArg::Q35)]
+    pub(crate) kind: KindArg,
+    /// Let UEFI firmware boot the disk, in place of loading the kernel directly
+    #[arg(long)]
+    pub(crate) uefi: bool,
+    /// Go on from a snapshot of such a machine
+    #[arg(long, conflicts_with_all = ["disk", "kind", "uefi", "debug"])]
+    pub(crate) from_snapshot: bool,
+    /// Make this terminal the machine's console; Ctrl-] leaves
+    #[arg(long)]
+    pub(crate) console: bool,
+    /// Add the debug layer, whose shell is on the console
+    #[arg(long)]
+    pub(crate) debug: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImageSnapshotArgs {
+    #[command(flatten)]
+    pub(crate) machine: MachineArgs,
+    /// Make it again when there is one
+    #[arg(long)]
+    pub(crate) again: bool,
 }
 
 /// Questions to a node, and its end.

@@ -30,6 +30,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "stratos-sandbox",
             "stratos-checkpoint",
             "stratos-trace",
+            "stratos-vm",
         ],
     ),
     (SERVICES, &["stratos-init", "stratos-agent", "stratos-mirror", "stratos-shim"]),

@@ -8,16 +8,16 @@ use rustix::process::{Pid, Signal};
 use stratos_api::{Health, path};
 use stratos_types::FunctionName;
 use tokio::process::{Child, Command};
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::DevArgs;
 use crate::command::deploy::{self, function_url};
 use crate::command::logs;
+use crate::command::signals::Signals;
 use crate::command::watch::Watch;
 use crate::exit::Exit;
 use crate::failure::{Failure, Result};
 use crate::node::{Node, NodeArgs};
-use crate::output::{Output, note, reader_gone, size};
+use crate::output::{Output, note, size};
 use crate::pack::pack;
 use crate::progress::Progress;
 
@@ -117,30 +117,6 @@ async fn deploy_if_changed(
         }
     }
     Ok(Some(name))
-}
-
-/// What ends this command: a signal, or that nobody reads its output.
-struct Signals([tokio::signal::unix::Signal; 3]);
-
-impl Signals {
-    fn new() -> Result<Self> {
-        let open = |kind| signal(kind).map_err(|e| Failure::new("cannot listen to signals").because(&e));
-        Ok(Self([
-            open(SignalKind::interrupt())?,
-            open(SignalKind::terminate())?,
-            open(SignalKind::hangup())?,
-        ]))
-    }
-
-    async fn any(&mut self) {
-        let [interrupt, terminate, hangup] = &mut self.0;
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-            _ = hangup.recv() => {}
-            () = reader_gone() => {}
-        }
-    }
 }
 
 /// A node that lives as long as this command; its state is in a temporary folder.

@@ -7,14 +7,17 @@ mod functions;
 mod health;
 mod image;
 mod invoke;
+mod keyboard;
 mod layer;
 mod logs;
+mod machine;
 mod new;
 mod node_boot;
 mod node_end;
 mod node_logs;
 mod node_status;
 mod node_tree;
+mod signals;
 mod watch;
 
 use clap::CommandFactory;
@@ -45,6 +48,8 @@ pub(crate) async fn run(cli: Cli) -> Result<()> {
         Command::Layer(LayerCommand::Ls) => layer::list(output),
         Command::Image(ImageCommand::Build(args)) => image::build(args, output),
         Command::Image(ImageCommand::Ls) => image::list(output),
+        Command::Image(ImageCommand::Boot(args)) => machine::boot(&args, output).await,
+        Command::Image(ImageCommand::Snapshot(args)) => machine::snapshot(&args, output).await,
         Command::Node(command) => run_node(command, &node()?, output).await,
         Command::Completions { shell } => {
             // Made in memory first, so that a closed pipe is met by `Output` and not by a panic.

@@ -1,0 +1,107 @@
+//! The emulator on this machine.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use crate::error::VmError;
+
+/// The emulator; machines are x86-64 ones.
+pub(crate) const QEMU: &str = "qemu-system-x86_64";
+/// The tool for disks.
+const QEMU_IMG: &str = "qemu-img";
+
+/// Where distributions put OVMF: code, and the template of its variables.
+const FIRMWARE: &[(&str, &str)] = &[
+    ("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"),
+    ("/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/OVMF/OVMF_VARS.fd"),
+    ("/usr/share/edk2/ovmf/OVMF_CODE.fd", "/usr/share/edk2/ovmf/OVMF_VARS.fd"),
+];
+
+/// A version of QEMU, major and minor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct QemuVersion(pub u32, pub u32);
+
+/// The emulator that is installed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Qemu {
+    /// Its version.
+    pub version: QemuVersion,
+    /// The line it says its version with.
+    pub banner: String,
+}
+
+impl Qemu {
+    /// Looks for it.
+    ///
+    /// # Errors
+    /// When it is not installed, or is not what it says.
+    pub fn find() -> Result<Self, VmError> {
+        let output = Command::new(QEMU).arg("--version").stdin(Stdio::null()).output();
+        let output = output.map_err(|source| VmError::NoProgram {
+            program: QEMU,
+            package: "qemu-system-x86",
+            source,
+        })?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let banner = text.lines().next().unwrap_or_default().to_owned();
+        let version = parse_version(&banner).ok_or_else(|| {
+            VmError::Settings(format!("{QEMU} does not tell its version, but `{}`", banner.escape_debug()))
+        })?;
+        Ok(Self { version, banner })
+    }
+
+    /// The processor to emulate. Before version 10 guests are corrupted now and then when CMPXCHG16B is emulated.
+    pub(crate) fn emulated_cpu(&self) -> &'static str {
+        if self.version < QemuVersion(10, 0) { "max,-cx16" } else { "max" }
+    }
+}
+
+fn parse_version(banner: &str) -> Option<QemuVersion> {
+    let rest = banner.strip_prefix("QEMU emulator version ")?;
+    let mut numbers = rest.split(|c: char| !c.is_ascii_digit());
+    Some(QemuVersion(numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+/// UEFI firmware: its code, and the template of its variables.
+pub(crate) fn firmware() -> Result<(PathBuf, PathBuf), VmError> {
+    let there = FIRMWARE.iter().map(|(code, vars)| (PathBuf::from(code), PathBuf::from(vars)));
+    there.into_iter().find(|(code, vars)| code.is_file() && vars.is_file()).ok_or(VmError::NoFirmware)
+}
+
+/// Makes a disk of `size` bytes whose content is that of `base` until it is written to. `base` is never written.
+pub(crate) fn overlay(base: &std::path::Path, path: &std::path::Path, size: u64) -> Result<(), VmError> {
+    let base = std::path::absolute(base).map_err(crate::error::at("find", base))?;
+    let output = Command::new(QEMU_IMG)
+        .args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b"])
+        .arg(base)
+        .arg(path)
+        .arg(size.to_string())
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|source| VmError::NoProgram { program: QEMU_IMG, package: "qemu-utils", source })?;
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(VmError::Disk {
+            path: path.to_owned(),
+            output: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_read_and_decide_about_the_processor() {
+        for (banner, version, cpu) in [
+            ("QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18)", QemuVersion(7, 2), "max,-cx16"),
+            ("QEMU emulator version 10.0.2", QemuVersion(10, 0), "max"),
+        ] {
+            let found = parse_version(banner).unwrap();
+            assert_eq!(found, version);
+            assert_eq!(Qemu { version: found, banner: banner.into() }.emulated_cpu(), cpu);
+        }
+        assert_eq!(parse_version("QEMU emulator version x"), None);
+    }
+}
