@@ -14,6 +14,9 @@ use stratos_api::LayerInfo;
 use stratos_sandbox::{Image, MountError, Sandbox};
 use stratos_types::{Digest, LayerManifest};
 
+use crate::warm::Source;
+use crate::warm::recording::Owner;
+
 /// Where the devices of packed layers are.
 const DEVICES: &str = "/dev/mapper";
 
@@ -26,6 +29,12 @@ pub struct Layer {
 }
 
 impl Layer {
+    /// Its image, for what is read ahead.
+    pub fn source(&self) -> Source {
+        let of = Owner::Layer(self.manifest.name.clone());
+        Source { of, digest: self.manifest.image_digest, image: Arc::clone(&self.image) }
+    }
+
     /// True when the kernel has met blocks of it that are not what its manifest stands for.
     pub fn is_damaged(&self) -> bool {
         self.manifest.packed.is_some()
@@ -125,12 +134,15 @@ impl LayersError {
     }
 }
 
+/// A layer once it is mounted. Each has a lock of its own, so that one is not waited for while another is verified.
+type Slot = Arc<Mutex<Option<Arc<Layer>>>>;
+
 /// The layers in one folder.
 pub struct Layers {
     dir: PathBuf,
     devices: PathBuf,
     sandbox: Arc<Sandbox>,
-    mounted: Mutex<HashMap<String, Arc<Layer>>>,
+    mounted: Mutex<HashMap<String, Slot>>,
 }
 
 impl Layers {
@@ -151,9 +163,19 @@ impl Layers {
     /// # Errors
     /// When it is missing, damaged or cannot be mounted.
     pub fn get(&self, name: &str) -> Result<Arc<Layer>, LayersError> {
+        let known = self.mounted.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
+        // The manifest first: names that are none take no place.
+        let slot = match known {
+            Some(slot) => slot,
+            None => {
+                self.manifest(name)?;
+                let mut mounted = self.mounted.lock().unwrap_or_else(PoisonError::into_inner);
+                Arc::clone(mounted.entry(name.to_owned()).or_default())
+            }
+        };
         // Held while verifying: two functions that start at the same time need it read only once.
-        let mut mounted = self.mounted.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(layer) = mounted.get(name) {
+        let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(layer) = &*slot {
             return Ok(Arc::clone(layer));
         }
         let manifest = self.manifest(name)?;
@@ -166,7 +188,7 @@ impl Layers {
             .mount_image(&path)
             .map_err(|source| LayersError::Mount { path: path.clone(), source })?;
         let layer = Arc::new(Layer { manifest, image });
-        mounted.insert(name.to_owned(), Arc::clone(&layer));
+        *slot = Some(Arc::clone(&layer));
         Ok(layer)
     }
 

@@ -13,3 +13,4 @@ pub mod layers;
 pub mod machine;
 pub mod node;
 mod notify;
+pub mod warm;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use stratos_sandbox::{OpenError, Sandbox, SandboxConfig};
 use stratos_store::{Store, StoreError};
+use stratos_types::FunctionKey;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -19,6 +20,8 @@ use crate::http::{self, ListenConfig, ListenError, Listeners, Services};
 use crate::layers::Layers;
 use crate::machine::Machine;
 use crate::notify;
+use crate::warm::recording::Owner;
+use crate::warm::{self, Warmer};
 
 /// Network namespaces made ahead: as many as a burst on a small machine takes at once.
 const NETWORK_POOL: usize = 8;
@@ -121,6 +124,7 @@ async fn serve(options: &Options, memory: &Memory, sandbox: Arc<Sandbox>) -> Res
     store.blobs().collect_garbage()?;
     let layers = Arc::new(Layers::new(options.layers(), Arc::clone(&sandbox)));
     let egress_denied = options.egress_denied.clone().unwrap_or_default();
+    let (starts, started) = warm::starts();
     let engine = Engine::start(
         EngineConfig {
             log_dir: options.state.join("logs"),
@@ -129,6 +133,7 @@ async fn serve(options: &Options, memory: &Memory, sandbox: Arc<Sandbox>) -> Res
             memory_budget,
             parallel_starts: std::thread::available_parallelism()?.get(),
             egress_denied: egress_denied.clone(),
+            starts: options.warm.then_some(starts),
         },
         store.clone(),
         Arc::clone(&sandbox),
@@ -147,6 +152,7 @@ async fn serve(options: &Options, memory: &Memory, sandbox: Arc<Sandbox>) -> Res
         egress_denied,
         ..host
     };
+    let find = find_images(engine.clone(), Arc::clone(&layers));
     let deployer = Arc::new(Deployer::new(store, sandbox, layers, build)?);
     let listeners = Listeners::bind(&ListenConfig {
         socket: options.socket(),
@@ -160,6 +166,10 @@ async fn serve(options: &Options, memory: &Memory, sandbox: Arc<Sandbox>) -> Res
     }
     // What connects from here on waits in the kernel until it is accepted.
     notify::ready();
+    let warmer = match options.warm {
+        true => Some(Warmer::start(&options.state, started, find)?),
+        false => None,
+    };
     let (stop, stopped) = watch::channel(false);
     let stopper = tokio::spawn(stop_on_signal(stop)?);
     let machine = Arc::new(Machine::new(options.state.clone(), options.init_socket.clone()));
@@ -169,9 +179,25 @@ async fn serve(options: &Options, memory: &Memory, sandbox: Arc<Sandbox>) -> Res
         tracing::warn!("{cut} connections were cut: their requests took longer than --stop-grace");
     }
     engine.stop(options.stop_grace.duration()).await;
+    // It holds images, which must be gone before the sandbox is.
+    if let Some(warmer) = warmer {
+        tokio::task::spawn_blocking(move || warmer.stop()).await.map_err(io::Error::other)?;
+    }
     stopper.abort();
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Finds the images of layers and functions for what is read ahead.
+fn find_images(engine: Engine, layers: Arc<Layers>) -> warm::Find {
+    let runtime = tokio::runtime::Handle::current();
+    Box::new(move |owner| match owner {
+        Owner::Layer(name) => layers.get(name).ok().map(|layer| layer.source()),
+        Owner::Function(name) => {
+            let key = FunctionKey::of_default_tenant(name.parse().ok()?);
+            runtime.block_on(engine.image(&key))
+        }
+    })
 }
 
 /// Turns `stop` true on the first SIGTERM or SIGINT.

@@ -16,6 +16,7 @@ pub mod loopdev;
 pub mod mountns;
 pub mod netlink;
 pub mod netns;
+pub mod pages;
 pub mod process;
 pub mod seccomp;
 pub mod signals;

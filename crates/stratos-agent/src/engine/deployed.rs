@@ -10,10 +10,14 @@ use stratos_sandbox::egress::EgressPolicy;
 use stratos_sandbox::seccomp::SeccompFilter;
 use stratos_sandbox::{Features, Image, InstancePlan, ReservedCpus};
 use stratos_types::spec::Inferred;
-use stratos_types::{CpuClass, CpuShare, Entry, FunctionKey, FunctionSpec, InstanceId, Runtime, Version};
+use stratos_types::{
+    CpuClass, CpuShare, Digest, Entry, FunctionKey, FunctionSpec, InstanceId, Runtime, Version,
+};
 
 use super::{Engine, EngineError, failure, read, write};
 use crate::layers::Layer;
+use crate::warm::Source;
+use crate::warm::recording::Owner;
 
 /// The port that a `$PORT` function listens on (Knative's default).
 pub(super) const HTTP_PORT: u16 = 8080;
@@ -31,6 +35,7 @@ pub(super) struct Deployed {
     pub(super) spec: Arc<FunctionSpec>,
     layer: Arc<Layer>,
     function: Arc<Image>,
+    function_digest: Digest,
     seccomp: Arc<SeccompFilter>,
     egress: Option<Arc<EgressPolicy>>,
     argv: Vec<CString>,
@@ -110,6 +115,7 @@ impl Engine {
             spec: Arc::new(spec),
             layer,
             function,
+            function_digest: found.image,
         });
         let mut current = write(&self.0.current);
         if wanted == record.current && self.0.changes.load(Ordering::Acquire) == seen {
@@ -154,6 +160,17 @@ impl Deployed {
     /// The program that an instance executes, for messages.
     pub(super) fn program(&self) -> String {
         self.argv[0].to_string_lossy().into_owned()
+    }
+
+    /// Its own image.
+    pub(super) fn function_source(&self) -> Source {
+        let of = Owner::Function(self.key.name.to_string());
+        Source { of, digest: self.function_digest, image: Arc::clone(&self.function) }
+    }
+
+    /// The layer's image.
+    pub(super) fn layer_source(&self) -> Source {
+        self.layer.source()
     }
 
     /// The layer it runs on.

@@ -38,6 +38,7 @@ use self::record::Records;
 use crate::body::BoxBody;
 use crate::layers::Layers;
 use crate::machine::Running;
+use crate::warm::{Source, Starts};
 
 /// What the operator decides about running functions.
 #[derive(Debug, Clone)]
@@ -54,6 +55,8 @@ pub struct EngineConfig {
     pub parallel_starts: usize,
     /// Networks that no egress rule opens, such as loopback and the metadata addresses.
     pub egress_denied: stratos_sandbox::egress::Denied,
+    /// Who is told of the images of cold starts.
+    pub starts: Option<Starts>,
 }
 
 /// How requests reach a function.
@@ -255,6 +258,11 @@ impl Engine {
     /// `not_found` when there is none of that name.
     pub async fn spec(&self, key: &FunctionKey) -> Result<Arc<FunctionSpec>, ApiError> {
         Ok(Arc::clone(&self.resolve(key, None).await?.spec))
+    }
+
+    /// The image of a function's current version, which stays mounted while that is current; `None` when there is none.
+    pub async fn image(&self, key: &FunctionKey) -> Option<Source> {
+        Some(self.resolve(key, None).await.ok()?.function_source())
     }
 
     /// Takes note that a function was deployed, rolled back or removed: new requests get what is current now, old

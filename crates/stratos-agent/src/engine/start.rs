@@ -71,6 +71,10 @@ impl Engine {
         match started {
             Ok((instance, times)) => {
                 pool.add(Arc::clone(&instance), times);
+                if let Some(starts) = &self.0.config.starts {
+                    starts.tell(pool.deployed.layer_source());
+                    starts.tell(pool.deployed.function_source());
+                }
                 let death = instance.death().await;
                 pool.remove(&instance);
                 tracing::debug!(function = %pool.deployed.key, instance = %instance.id, ?death, "instance gone");
