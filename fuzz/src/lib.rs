@@ -11,6 +11,7 @@ mod console;
 mod deploy;
 mod http;
 mod layers;
+mod machine;
 pub mod mutate;
 mod package;
 mod sandbox;
@@ -25,6 +26,7 @@ pub use console::console;
 pub use deploy::{elf, infer, requirements};
 pub use http::{aws_name, prelude, sigv4, url_answer, url_event};
 pub use layers::layers;
+pub use machine::machine;
 pub use package::{package_entry, unpack, unpack_entries};
 pub use sandbox::{dns, seccomp};
 pub use spec::function_spec;
@@ -53,6 +55,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("identifiers", identifiers),
     ("infer", infer),
     ("layers", layers),
+    ("machine", machine),
     ("package_entry", package_entry),
     ("prelude", prelude),
     ("requirements", requirements),

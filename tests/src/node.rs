@@ -24,6 +24,7 @@ pub struct NodeBuilder {
     dev: bool,
     dir: Option<TempDir>,
     arguments: Vec<OsString>,
+    environment: Vec<(OsString, OsString)>,
 }
 
 /// A running node.
@@ -31,6 +32,7 @@ pub struct Node {
     dir: TempDir,
     dev: bool,
     arguments: Vec<OsString>,
+    environment: Vec<(OsString, OsString)>,
     child: Option<Child>,
     client: Client,
 }
@@ -82,6 +84,13 @@ impl NodeBuilder {
         self
     }
 
+    /// Adds a variable to its environment.
+    #[must_use]
+    pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        self.environment.push((name.into(), value.into()));
+        self
+    }
+
     /// As in production: without `--dev`, so the machine has to have every cgroup controller.
     #[must_use]
     pub fn with_limits(mut self) -> Self {
@@ -105,7 +114,8 @@ impl NodeBuilder {
         let dir = self.dir.unwrap_or_else(new);
         let socket = dir.path().join("api.sock");
         let client = Client::new(Endpoint::Unix(socket), None).expect("a client without a token");
-        let mut node = Node { dir, dev: self.dev, arguments: self.arguments, child: None, client };
+        let Self { dev, arguments, environment, .. } = self;
+        let mut node = Node { dir, dev, arguments, environment, child: None, client };
         node.spawn();
         node.wait_until_up().await;
         node
@@ -115,7 +125,7 @@ impl NodeBuilder {
 impl Node {
     /// A node with the settings of tests.
     pub fn builder() -> NodeBuilder {
-        NodeBuilder { dev: true, dir: None, arguments: Vec::new() }
+        NodeBuilder { dev: true, dir: None, arguments: Vec::new(), environment: Vec::new() }
     }
 
     /// Starts a node with the settings of tests.
@@ -163,6 +173,7 @@ impl Node {
             .arg("--layers")
             .arg(crate::layers_dir())
             .args(&self.arguments)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)

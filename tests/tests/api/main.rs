@@ -3,6 +3,7 @@
 mod asynchronous;
 mod contract;
 mod door;
+mod machine;
 mod trouble;
 
 use http::{Method, StatusCode};

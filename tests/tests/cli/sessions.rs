@@ -312,3 +312,41 @@ $ stratos completions fish | head -1
 "#;
     session.check_with(&[("[address]", &address), ("[token]", &token)], transcript);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_that_is_not_ours_is_shown_and_not_shut_down() {
+    if !need_root("a_machine_that_is_not_ours_is_shown_and_not_shut_down") {
+        return;
+    }
+    let node = Node::builder().arg("--init-socket").arg("/nowhere/init.sock").start().await;
+    let session = Session::new(&node);
+    session.check(
+        r#"
+$ stratos node reboot
+! error: will not reboot the node without being told to
+! hint: add --yes
+[exit 2]
+$ stratos node poweroff --yes
+! error: this machine is not run by StratOS's own PID 1
+! hint: use what runs it, such as `systemctl reboot`
+[exit 5]
+$ stratos node boot
+! error: this node has no record of a boot
+! hint: boots are recorded where StratOS's own PID 1 runs the machine
+[exit 1]
+$ stratos node boot --json
+[]
+$ stratos node status | grep ^init
+init  another one than StratOS's own: no boots, no services, no shutdown
+$ stratos node logs --source 'a b'
+! error: `a b` is not the name of a source
+! hint: `stratos node status` lists the services; there are `init` and `kernel` besides
+[exit 2]
+$ stratos node tree | grep -c ' service stratosd$'
+1
+"#,
+    );
+    assert_eq!(session.json(&["node", "status"])["managed"], false);
+    let tree = session.json(&["node", "tree"]);
+    assert!(tree.as_array().is_some_and(|processes| processes.len() > 1), "{tree}");
+}
