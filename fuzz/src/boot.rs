@@ -7,7 +7,7 @@ use stratos_init::dhcp::{self, Answer, Ask, Client, Lease};
 use stratos_init::gpt::{BLOCK, HEAD_BYTES, TAIL_BYTES, Table};
 use stratos_init::unit::Unit;
 use stratos_init::verity::Superblock;
-use stratos_init::{control, smbios, sntp, sysctl, user_data, verity};
+use stratos_init::{control, nocloud, smbios, sntp, sysctl, user_data, verity};
 use stratos_types::{Digest, NodeConfig};
 
 /// SMBIOS tables. What is found in them lies in them.
@@ -52,6 +52,23 @@ fn check_table(table: &Table, blocks: u64) {
         assert!(grown.partitions.contains(&growth.partition));
         assert_eq!(grown.partitions.len(), table.partitions.len());
         assert_eq!(Table::parse_backup(&tail.1, blocks).expect("its copy too").partitions, grown.partitions);
+    }
+}
+
+/// A NoCloud disk. What is read of it has a limit, however its chains and folders lead.
+pub fn boot_nocloud(data: &[u8]) {
+    const MOST: usize = 4096;
+    let mut total = 0;
+    let mut read = |at: u64, length: usize| {
+        total += length;
+        // At most a root folder of 1 MiB for each of two kinds, and the tables' sectors.
+        assert!(total <= 64 << 20, "{total} bytes read");
+        let at = usize::try_from(at).ok()?;
+        data.get(at..at.checked_add(length)?).map(<[u8]>::to_vec)
+    };
+    if let nocloud::Disk::UserData(bytes) = nocloud::look(&mut read, MOST) {
+        assert!(bytes.len() <= MOST);
+        boot_config(&bytes);
     }
 }
 

@@ -21,7 +21,7 @@ mod wire;
 
 use std::path::{Path, PathBuf};
 
-pub use boot::{boot_config, boot_dhcp, boot_gpt, boot_smbios, boot_sntp, boot_verity};
+pub use boot::{boot_config, boot_dhcp, boot_gpt, boot_nocloud, boot_smbios, boot_sntp, boot_verity};
 pub use console::console;
 pub use deploy::{elf, infer, requirements};
 pub use http::{aws_name, prelude, sigv4, url_answer, url_event};
@@ -42,6 +42,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("boot_config", boot_config),
     ("boot_dhcp", boot_dhcp),
     ("boot_gpt", boot_gpt),
+    ("boot_nocloud", boot_nocloud),
     ("boot_smbios", boot_smbios),
     ("boot_sntp", boot_sntp),
     ("boot_verity", boot_verity),

@@ -1,18 +1,19 @@
 //! The node's configuration: where it comes from, and what is made of it before services start.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
 use std::time::Duration;
 
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use stratos_types::NodeConfig;
 use stratos_types::node_config::MAX_BYTES;
 
 use crate::boot::Node;
-use crate::disk;
+use crate::disk::{self, Device};
 use crate::error::InitError;
 use crate::files;
 use crate::patience;
 use crate::phase::Outcome;
-use crate::{smbios, user_data};
+use crate::{nocloud, smbios, user_data};
 
 /// Where the configuration is kept for the next boot.
 pub const KEPT: &str = "/var/lib/stratos/node.toml";
@@ -31,10 +32,7 @@ const GIVEN: &str = "/var/lib/stratos/tls/given";
 /// Name of the systemd credential.
 const CREDENTIAL: &str = "stratos.config";
 const SMBIOS: &str = "/sys/firmware/dmi/tables/DMI";
-/// Label of a NoCloud disk.
-const NOCLOUD: [&str; 2] = ["cidata", "CIDATA"];
-const NOCLOUD_PLACE: &str = "/run/nocloud";
-/// How long a disk may take to be mounted and read.
+/// How long a disk may take to be read.
 const DISK_DEADLINE: Duration = Duration::from_secs(20);
 
 /// Text of a configuration, and where it was found.
@@ -146,12 +144,16 @@ fn smbios_credential() -> Result<Option<String>, InitError> {
 /// The configuration on a NoCloud disk; `None` without such a disk, or when it is for somebody else.
 fn nocloud() -> Result<Option<String>, InitError> {
     for name in disk::whole()? {
-        let Some(device) = disk::Device::named(&name) else { continue };
-        let Some(kind) = nocloud_kind(&device) else { continue };
-        let read = patience::within(DISK_DEADLINE, "nocloud", move || read_nocloud(&device, kind));
-        let read =
-            read.ok_or(InitError::Late { what: "the NoCloud disk".to_owned(), after: DISK_DEADLINE })?;
-        let bytes = read?;
+        let Some(device) = Device::named(&name) else { continue };
+        let looked = patience::within(DISK_DEADLINE, "nocloud", move || look(&device));
+        let looked = looked.ok_or(InitError::Late { what: format!("disk {name}"), after: DISK_DEADLINE })?;
+        let bytes = match looked {
+            nocloud::Disk::UserData(bytes) => bytes,
+            nocloud::Disk::Other => continue,
+            nocloud::Disk::Damaged(problem) => {
+                return Err(InitError::invalid(format!("the NoCloud disk {name}"), problem));
+            }
+        };
         match user_data::config(&bytes) {
             Ok(Some(text)) => return Ok(Some(text.to_owned())),
             Ok(None) => {}
@@ -161,31 +163,13 @@ fn nocloud() -> Result<Option<String>, InitError> {
     Ok(None)
 }
 
-/// The kind of file system on a disk that has NoCloud's label: a FAT's label stands in its boot sector (twice: FAT32's
-/// elsewhere), an ISO's in its primary volume descriptor.
-fn nocloud_kind(device: &disk::Device) -> Option<&'static str> {
-    const ISO_DESCRIPTOR: u64 = 32_768;
-    let labelled = |bytes: &[u8], at: usize, length: usize| {
-        let label = bytes.get(at..at + length).map(String::from_utf8_lossy);
-        label.is_some_and(|label| NOCLOUD.contains(&label.trim_end()))
+fn look(device: &Device) -> nocloud::Disk {
+    let Ok(file) = File::open(device.path()) else { return nocloud::Disk::Other };
+    let mut read = |at: u64, length: usize| {
+        let mut bytes = vec![0; length];
+        file.read_exact_at(&mut bytes, at).ok().map(|()| bytes)
     };
-    let boot = device.read(0, 512).ok()?;
-    if labelled(&boot, 43, 11) || labelled(&boot, 71, 11) {
-        return Some("vfat");
-    }
-    let descriptor = device.read(ISO_DESCRIPTOR, 2048).ok()?;
-    (descriptor.get(..6) == Some(b"\x01CD001") && labelled(&descriptor, 40, 32)).then_some("iso9660")
-}
-
-fn read_nocloud(device: &disk::Device, kind: &'static str) -> Result<Vec<u8>, InitError> {
-    files::folder(NOCLOUD_PLACE)?;
-    let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    mount(device.path(), NOCLOUD_PLACE, kind, flags, c"")
-        .map_err(|errno| InitError::system(format!("mount the NoCloud disk {}", device.name), errno))?;
-    let bytes = files::read(format!("{NOCLOUD_PLACE}/user-data"), MAX_BYTES);
-    unmount(NOCLOUD_PLACE, UnmountFlags::DETACH)
-        .map_err(|errno| InitError::system("unmount the NoCloud disk", errno))?;
-    bytes
+    nocloud::look(&mut read, MAX_BYTES)
 }
 
 /// What the configuration says of the API, as the agent's environment.
