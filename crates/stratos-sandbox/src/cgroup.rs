@@ -161,8 +161,9 @@ impl Reserved {
     /// Takes over the partition below `root`, or says why there is none.
     pub(crate) fn open(root: &Path) -> Result<Result<Self, String>, (PathBuf, io::Error)> {
         let path = root.join(RESERVED);
+        let none = "this node keeps no CPUs (`cpu.reserved` in its configuration; `stratos node status` tells why not)";
         if !path.is_dir() {
-            return Ok(Err("this node keeps no CPUs (`cpu.reserved` in its configuration)".to_owned()));
+            return Ok(Err(none.to_owned()));
         }
         let read = |file: &str| {
             let file = path.join(file);
@@ -170,8 +171,10 @@ impl Reserved {
         };
         // The kernel writes `root invalid (REASON)` when the CPUs are not to be had after all.
         let partition = read("cpuset.cpus.partition")?;
-        if !matches!(partition.as_str(), "root" | "isolated") {
-            return Ok(Err(format!("the kernel does not keep the CPUs of this node apart ({partition})")));
+        match partition.as_str() {
+            "root" | "isolated" => {}
+            "member" => return Ok(Err(none.to_owned())),
+            _ => return Ok(Err(format!("the kernel does not keep this node's CPUs apart ({partition})"))),
         }
         let cpus = read("cpuset.cpus.effective")?;
         Ok(Ok(Self { base: Base::open(root, RESERVED)?, cpus }))
@@ -325,6 +328,8 @@ mod tests {
         for (file, text) in [("cpuset.cpus.effective", "2-3\n"), ("cgroup.subtree_control", "cpu memory\n")] {
             fs::write(path.join(file), text).unwrap();
         }
+        fs::write(path.join("cpuset.cpus.partition"), "member\n").unwrap();
+        assert!(open().unwrap_err().contains("cpu.reserved"));
         fs::write(path.join("cpuset.cpus.partition"), "root invalid (Parent unable to distribute cpu)\n")
             .unwrap();
         assert!(open().unwrap_err().contains("Parent unable"));
