@@ -19,9 +19,7 @@ pub enum Step {
     Image,
     /// Putting layers and their hash trees one behind the other.
     Pack,
-    /// Compressing the initramfs.
-    Compress,
-    /// Writing a unified kernel image or a disk.
+    /// Writing an initramfs, a unified kernel image or a disk.
     Write,
     /// Reading finished files for their sizes and digests.
     Measure,
@@ -39,7 +37,6 @@ impl fmt::Display for Step {
             Self::Check => "checking",
             Self::Image => "writing the image of",
             Self::Pack => "packing",
-            Self::Compress => "compressing",
             Self::Write => "writing",
             Self::Measure => "measuring",
             Self::Done => "built",

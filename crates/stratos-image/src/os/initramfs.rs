@@ -1,4 +1,7 @@
 //! The initramfs: PID 1, the kernel modules it loads, and the console it writes to. Nothing else.
+//!
+//! It is not compressed: it is small, whoever ships an image compresses all of it, and a kernel that has nothing to
+//! unpack starts sooner (by 90 million instructions compared with zstd, by 30 million compared with lz4).
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -9,8 +12,6 @@ use super::error::ImageError;
 use super::modules::Module;
 use crate::error::at;
 
-/// How hard the archive is compressed: the kernel unpacks every level equally fast.
-const LEVEL: i32 = 19;
 /// Folder of the modules, and the list of them in the order in which they are loaded.
 const MODULES: &str = "lib/modules";
 const ORDER: &str = "lib/modules/order";
@@ -41,8 +42,7 @@ pub(crate) fn write(
             let order: String = modules.iter().map(|module| file_name(module) + "\n").collect();
             archive.bytes(Path::new(ORDER), false, order.as_bytes())?;
         }
-        let packed = zstd::bulk::compress(&archive.finish()?, LEVEL)?;
-        std::fs::write(to, packed)
+        std::fs::write(to, archive.finish()?)
     })();
     put.map_err(written)?;
     for module in modules {
@@ -72,7 +72,7 @@ mod tests {
         let bytes = |name: &str, modules: &[Module]| {
             let to = folder.path().join(name);
             let owners = write(&to, &init, modules, "linux-image").unwrap();
-            (zstd::decode_all(&std::fs::read(&to).unwrap()[..]).unwrap(), owners)
+            (std::fs::read(&to).unwrap(), owners)
         };
         let (one, owners) = bytes("one", &modules);
         assert_eq!(one, bytes("two", &modules).0);

@@ -14,7 +14,7 @@ use crate::spec::LayerSpec;
 use crate::{arch, build};
 
 /// Raised when the way images are made changes, so that none made the old way is taken for current.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// Version of StratOS.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 

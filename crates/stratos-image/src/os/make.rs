@@ -146,7 +146,7 @@ impl Making<'_, '_> {
         let layers = pack::write(&pack, &self.builder.cache.layers(), &layers)?;
         let layers_digest = digest(&pack)?;
 
-        self.step("the initramfs", Step::Compress);
+        self.step("the initramfs", Step::Write);
         let wanted: Vec<&str> = profile.module.iter().map(|module| module.name.as_str()).collect();
         let modules = kernel.modules.as_deref().map(|folder| modules::closure(folder, &wanted)).transpose();
         let modules = modules.map_err(ImageError::Modules)?.unwrap_or_default();

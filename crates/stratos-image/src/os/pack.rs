@@ -70,7 +70,7 @@ mod tests {
         let one = layer("one", &[1; 3 * BLOCK + 7], folder.path());
         let two = layer("two", &[2; BLOCK], folder.path());
         let pack = folder.path().join("layers.pack");
-        let packed = write(&pack, folder.path(), &[one.clone(), two.clone()]).unwrap();
+        let packed = write(&pack, folder.path(), &[one, two.clone()]).unwrap();
         let bytes = std::fs::read(&pack).unwrap();
         assert_eq!(bytes.len() as u64, 2 * ALIGNMENT);
         let place = |n: usize| packed[n].packed.clone().unwrap();
