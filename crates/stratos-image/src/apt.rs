@@ -104,6 +104,8 @@ pub(crate) struct Apt {
     config: PathBuf,
 }
 
+/// The source file of a build's apt, in its folder of the cache.
+pub(crate) const SOURCES: &str = "sources.d/stratos.sources";
 /// Where Debian's signing keys are on Debian and its derivatives.
 const KEYRINGS: [&str; 2] =
     ["/usr/share/keyrings/debian-archive-keyring.gpg", "/usr/share/keyrings/debian-archive-keyring.pgp"];
@@ -131,7 +133,7 @@ impl Apt {
             let part = folder.join(part);
             std::fs::create_dir_all(&part).map_err(at("create", &part))?;
         }
-        write(&folder.join("sources.d/stratos.sources"), &text)?;
+        write(&folder.join(SOURCES), &text)?;
         let config = folder.join("apt.conf");
         write(&config, &configuration(&folder, &host_acquire()?))?;
         let apt = Self { config };
@@ -267,7 +269,7 @@ fn configuration(folder: &Path, acquire: &str) -> String {
 }
 
 /// How the host reaches its archives: proxies, certificates, retries. Not what it accepts unsigned.
-fn host_acquire() -> Result<String, AptError> {
+pub(crate) fn host_acquire() -> Result<String, AptError> {
     let output = run::output(Command::new("apt-config").arg("dump").env("LC_ALL", "C"))
         .map_err(|source| AptError::Run { action: "read the host's configuration", source })?;
     let kept = |line: &&str| {

@@ -13,7 +13,7 @@ use crate::error::BuildError;
 use crate::spec::{Deb, LayerSpec, VersionSource};
 
 /// What the packages of all kernels are named by.
-const PREFIX: &str = "linux-image-";
+pub(crate) const PREFIX: &str = "linux-image-";
 
 /// Fetches the locked kernel package, unless the cache has it, and gives the folder of its files: the kernel in
 /// `boot`, its modules in `usr/lib/modules`.
@@ -54,7 +54,7 @@ impl Builder<'_> {
     }
 
     /// The name of the locked kernel's package, or of the newest, where the locked one can no longer be had.
-    fn kernel_package(&mut self) -> Result<String, BuildError> {
+    pub(crate) fn kernel_package(&mut self) -> Result<String, BuildError> {
         let is_kernel = |name: &str| name.starts_with(PREFIX);
         let locked = self.lock.deb.iter().find(|deb| is_kernel(&deb.name) && deb.arch == arch::debian());
         if let Some(locked) = locked.cloned() {
@@ -78,7 +78,7 @@ impl Builder<'_> {
     }
 }
 
-fn spec(package: &str) -> LayerSpec {
+pub(crate) fn spec(package: &str) -> LayerSpec {
     let deb = Deb {
         name: package.to_owned(),
         reason: "the kernel of the tests' virtual machine".to_owned(),

@@ -16,6 +16,7 @@ pub mod arch;
 mod assemble;
 mod build;
 mod cache;
+pub mod debian;
 mod elf;
 mod erofs;
 mod error;

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 /// The suite that layers are made from.
-pub(crate) const SUITE: &str = "trixie";
+pub const SUITE: &str = "trixie";
 
 /// Why no archive is known.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
