@@ -1,6 +1,5 @@
 //! `cold-start`: from request to first response where nothing runs yet.
 
-use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -15,7 +14,7 @@ use crate::fixture::{ANSWER, Fixture, HANDLER, Runtime, SERVER};
 use crate::http::request;
 use crate::interrupt::Interrupt;
 use crate::node::Stratos;
-use crate::output::{JsonLines, Promise, promises, table};
+use crate::output::{JsonLines, Progress, Promise, promises, table};
 use crate::peers::Peer;
 use crate::stats::{Sample, ms};
 use crate::timing::Phases;
@@ -221,7 +220,7 @@ fn measure(
         }
         measured.push(Measured { subject, totals: Vec::new(), phases: Vec::new() });
     }
-    let progress = std::io::stderr().is_terminal();
+    let progress = Progress::new("round", options.rounds);
     for round in 1..WARM_UP + options.rounds {
         // Another subject is the first in every round, so that none always follows the same one.
         for turn in 0..measured.len() {
@@ -236,12 +235,7 @@ fn measure(
                 measured.phases.extend(phases);
             }
         }
-        if progress {
-            eprint!("\rround {} of {}", (round + 1).saturating_sub(WARM_UP), options.rounds);
-        }
-    }
-    if progress {
-        eprintln!();
+        progress.done((round + 1).saturating_sub(WARM_UP));
     }
     Ok(measured)
 }

@@ -3,11 +3,17 @@
 //! A measurement that fails is an error, never a row left out; whatever a run started or mounted is gone when it
 //! ends, also after an error or Ctrl-C.
 
+mod boot;
 mod bundle;
 mod cold_start;
+mod compressed;
 mod fixture;
+mod guest;
 mod http;
+mod initramfs;
 mod interrupt;
+mod isolation;
+mod memory;
 mod node;
 mod output;
 mod peers;
@@ -19,7 +25,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// Compares StratOS with its peers. Needs root, a release build of `stratosd` and built layers.
+/// Compares StratOS with its peers. Needs root, a release build, and built layers or images.
 #[derive(Debug, Parser)]
 #[command(name = "stratos-bench")]
 struct Options {
@@ -33,6 +39,12 @@ enum Bench {
     ColdStart(cold_start::Options),
     /// What the agent adds to a warm request, against the same server reached directly.
     Warm(warm::Options),
+    /// QEMU's start to the first answer of a function, against Debian with systemd in the same machine.
+    Boot(boot::Options),
+    /// What compressed swap and reading ahead at boot change, in a virtual machine.
+    Memory(memory::Options),
+    /// The latency of a function on reserved CPUs, idle and beside functions that take all CPU time they get.
+    Isolation(isolation::Options),
 }
 
 fn main() -> ExitCode {
@@ -40,6 +52,9 @@ fn main() -> ExitCode {
     let result = match &options.bench {
         Bench::ColdStart(options) => cold_start::run(options),
         Bench::Warm(options) => warm::run(options),
+        Bench::Boot(options) => boot::run(options),
+        Bench::Memory(options) => memory::run(options),
+        Bench::Isolation(options) => isolation::run(options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,7 +1,7 @@
 //! Results: JSON lines for machines, a table for people.
 
 use std::fs::File;
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -50,6 +50,35 @@ pub(crate) fn table(rows: &[Vec<String>]) -> String {
         text.push('\n');
     }
     text
+}
+
+/// Tells on a terminal how far a run is.
+pub(crate) struct Progress {
+    what: &'static str,
+    of: usize,
+    shown: bool,
+}
+
+impl Progress {
+    /// A run of `of` steps, each a `what`.
+    pub(crate) fn new(what: &'static str, of: usize) -> Self {
+        Self { what, of, shown: std::io::stderr().is_terminal() }
+    }
+
+    /// So many are done.
+    pub(crate) fn done(&self, steps: usize) {
+        if self.shown {
+            eprint!("\r{} {steps} of {}", self.what, self.of);
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if self.shown {
+            eprintln!();
+        }
+    }
 }
 
 /// One promise beside what was measured.

@@ -39,6 +39,11 @@ impl Sample {
     }
 }
 
+/// Seconds, rounded to whole milliseconds.
+pub(crate) fn seconds(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1e3).round() / 1e3
+}
+
 /// Milliseconds, rounded to whole microseconds.
 pub(crate) fn ms(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e6).round() / 1e3
@@ -80,6 +85,7 @@ mod tests {
     #[test]
     fn times_are_rounded_where_noise_begins() {
         let time = Duration::from_nanos(1_234_567);
+        assert_eq!(seconds(time * 1000), 1.235);
         assert_eq!(ms(time), 1.235);
         assert_eq!(us(time), 1234.6);
     }

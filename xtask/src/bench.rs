@@ -25,6 +25,11 @@ pub(crate) fn run_bench(name: &str, json: Option<&Path>, rest: &[String]) -> Res
     let mut layers = built("release", "stratos")?;
     layers.args(["layer", "build"]);
     run(layers)?;
+    for kernel in kernels(name, rest) {
+        let mut image = built("release", "stratos")?;
+        image.args(["image", "build", "--kernel", kernel]);
+        run(image)?;
+    }
     let bench = built("release", "stratos-bench")?;
     let mut command = match Root::find()? {
         Root::Already => bench,
@@ -45,4 +50,36 @@ pub(crate) fn run_bench(name: &str, json: Option<&Path>, rest: &[String]) -> Res
     // From where this was called: that is where the file is meant to be.
     command.current_dir(std::env::current_dir()?);
     run(command)
+}
+
+/// The kernels of the images that a benchmark boots.
+fn kernels<'a>(name: &str, rest: &'a [String]) -> Vec<&'a str> {
+    match name {
+        "boot" => vec!["debian", "stratos"],
+        "memory" | "isolation" => {
+            let given = rest.iter().zip(rest.iter().skip(1)).find(|(option, _)| *option == "--kernel");
+            let joined = rest.iter().find_map(|option| option.strip_prefix("--kernel="));
+            vec![given.map(|(_, kernel)| kernel.as_str()).or(joined).unwrap_or("debian")]
+        }
+        _ => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_are_built_for_those_that_boot_them() {
+        let rest = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        for (name, given, expected) in [
+            ("warm", "--n 5", &[] as &[&str]),
+            ("boot", "--n 5", &["debian", "stratos"]),
+            ("memory", "", &["debian"]),
+            ("memory", "--n 1 --kernel stratos", &["stratos"]),
+            ("isolation", "--kernel=stratos", &["stratos"]),
+        ] {
+            assert_eq!(kernels(name, &rest(given)), expected, "{name} {given}");
+        }
+    }
 }

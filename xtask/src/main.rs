@@ -52,7 +52,8 @@ enum Task {
     /// Run a benchmark in release mode, as root
     #[command(after_help = "Examples:
   cargo xtask bench cold-start --json cold-start.json
-  cargo xtask bench warm --json warm.json")]
+  cargo xtask bench warm --json warm.json
+  cargo xtask bench boot --json boot.json -- --n 3")]
     Bench {
         /// Name of the benchmark
         name: String,
