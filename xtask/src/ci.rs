@@ -26,7 +26,11 @@ const TEST: &[Step] = &[
     // All of it, so that tests find the programs they start beside their own. Everything is built once, in the
     // development profile, whose dependencies are optimised.
     Step { name: "build", run: || run(cargo(&["build", "--workspace", "--all-targets", "--locked"])) },
-    Step { name: "layers", run: layers },
+    Step { name: "layers", run: || stratos(&["layer", "build"]) },
+    // What the tests boot: the debug layer is part of it, since some of them need a shell in the machine.
+    Step { name: "image", run: || stratos(&["image", "build", "--debug"]) },
+    // Compiles the kernel, which takes long, unless the cache has it.
+    Step { name: "own kernel", run: || stratos(&["image", "build", "--kernel", "stratos"]) },
     Step { name: "test", run: || test(&["--workspace"]) },
     // By themselves, so that no program that another test starts is built with the ability to leave defences out.
     Step { name: "escape", run: || WEAKENED.iter().try_for_each(|arguments| test(arguments)) },
@@ -47,9 +51,10 @@ fn clippy() -> Result<()> {
     })
 }
 
-fn layers() -> Result<()> {
+/// The command line that was built here.
+fn stratos(arguments: &[&str]) -> Result<()> {
     let mut command = built("debug", "stratos")?;
-    command.args(["layer", "build"]);
+    command.args(arguments);
     run(command)
 }
 
