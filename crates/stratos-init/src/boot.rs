@@ -31,7 +31,7 @@ pub const BOOT: &[Phase] = &[
         name: "modules",
         what: "loads the drivers of the initramfs, if the kernel has not all built in",
         needed: false,
-        run: |_| modules::load(),
+        run: modules::load,
     },
     Phase {
         name: "disk",

@@ -6,6 +6,7 @@ use std::path::Path;
 use rustix::io::Errno;
 use rustix::system::finit_module;
 
+use crate::boot::Node;
 use crate::clock;
 use crate::error::InitError;
 use crate::files;
@@ -24,7 +25,7 @@ const COMPRESSED: i32 = 4;
 /// # Errors
 /// When a module cannot be loaded, after all others were tried: a driver for other hardware must not end the boot, and
 /// what is missing shows in the phases that need it.
-pub fn load() -> Result<Outcome, InitError> {
+pub fn load(node: &mut Node) -> Result<Outcome, InitError> {
     let order = Path::new(FOLDER).join(ORDER);
     if !order.exists() {
         return Outcome::skipped("the kernel has its drivers built in");
@@ -37,7 +38,9 @@ pub fn load() -> Result<Outcome, InitError> {
             Ok(()) => loaded += 1,
             Err(error) => failed.push(error.chain()),
         }
-        slowest = slowest.max((clock::boot_us().saturating_sub(begun), name));
+        let took = clock::boot_us().saturating_sub(begun);
+        node.journal.note(&format!("{name}: {took} us"));
+        slowest = slowest.max((took, name));
     }
     match failed.is_empty() {
         true => Outcome::done(format!("{loaded} modules, the slowest {} in {} us", slowest.1, slowest.0)),
