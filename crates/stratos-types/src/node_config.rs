@@ -33,6 +33,11 @@ use serde::{Deserialize, Serialize};
 /// Most bytes of a configuration.
 pub const MAX_BYTES: usize = 256 << 10;
 
+/// Fewest characters of a token: 128 bits in base64.
+pub const MIN_TOKEN: usize = 22;
+/// Most characters of a token.
+pub const MAX_TOKEN: usize = 1024;
+
 /// A node's configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -197,13 +202,8 @@ impl NodeConfig {
         if self.api.certificate.is_some() != self.api.key.is_some() {
             return wrong("api.certificate", "and api.key go together");
         }
-        if self
-            .api
-            .token
-            .as_deref()
-            .is_some_and(|token| token.len() < 16 || !token.bytes().all(|b| b.is_ascii_graphic()))
-        {
-            return wrong("api.token", "has to be at least 16 visible ASCII characters");
+        if self.api.token.as_deref().is_some_and(|token| !is_token(token)) {
+            return wrong("api.token", "has to be 22 to 1024 visible ASCII characters");
         }
         if self
             .cpu
@@ -218,6 +218,11 @@ impl NodeConfig {
         }
         Ok(())
     }
+}
+
+/// Whether a text can be a node's token: long enough not to be guessed, and of what a header can carry.
+pub fn is_token(text: &str) -> bool {
+    (MIN_TOKEN..=MAX_TOKEN).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic())
 }
 
 /// An IPv4 address and its prefix length.
@@ -261,7 +266,7 @@ mod tests {
             ("[network]\naddress = '192.0.2.1'", "network.address has to be"),
             ("[network]\ngateway = '192.0.2.1'", "network.gateway needs"),
             ("[api]\nkey = 'secret'", "api.certificate and api.key go together"),
-            ("[api]\ntoken = 'secret'", "api.token has to be at least 16"),
+            ("[api]\ntoken = 'secret'", "api.token has to be 22 to 1024"),
             ("[cpu]\nreserved = '0-1'", "cpu.reserved has to be"),
             ("[cpu]\nreserved = '3-1'", "cpu.reserved has to be"),
             ("[memory]\nzram = 81", "memory.zram has to be"),

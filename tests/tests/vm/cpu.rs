@@ -1,4 +1,4 @@
-//! A share of the CPU time, which no function can ask for yet: the sandbox is asked itself.
+//! A share of the CPU time (`cpu` in stratos.toml): the sandbox is asked itself, which can be measured more closely.
 
 use std::ffi::CString;
 use std::io::{BufRead as _, BufReader};

@@ -8,11 +8,10 @@ use std::path::{Path, PathBuf};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest as _, Sha256};
+use stratos_types::node_config::{self, MAX_TOKEN, MIN_TOKEN};
 
 /// Longest token accepted from a file, in bytes.
 const MAX_BYTES: u64 = 4096;
-/// Shortest token accepted from a file, in characters: 128 bits in base64.
-const MIN_CHARS: usize = 22;
 
 /// The node's token.
 #[derive(Clone)]
@@ -43,7 +42,7 @@ pub enum TokenError {
         mode: u32,
     },
     /// The file holds no usable token.
-    #[error("the token file {} holds no token ({MIN_CHARS} or more visible ASCII characters)", path.display())]
+    #[error("the token file {} holds no token ({MIN_TOKEN} to {MAX_TOKEN} visible ASCII characters)", path.display())]
     Malformed {
         /// The file.
         path: PathBuf,
@@ -80,7 +79,7 @@ impl Token {
         let mut text = String::new();
         file.take(MAX_BYTES).read_to_string(&mut text).map_err(failed)?;
         let text = text.trim();
-        match text.len() >= MIN_CHARS && text.bytes().all(|b| b.is_ascii_graphic()) {
+        match node_config::is_token(text) {
             true => Ok(Self::from_text(text)),
             false => Err(TokenError::Malformed { path: path.to_owned() }),
         }
