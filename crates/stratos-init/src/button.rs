@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags, open};
-use rustix::io::read;
+use rustix::io::{Errno, read};
 
 use crate::files;
 
@@ -32,11 +32,14 @@ pub fn open_all() -> Vec<OwnedFd> {
         .collect()
 }
 
-/// Whether the button was pressed since it was last looked at.
-pub fn was_pressed(button: &OwnedFd) -> bool {
+/// Whether the button was pressed since it was last looked at; `None` when it is gone.
+pub fn was_pressed(button: &OwnedFd) -> Option<bool> {
     let mut bytes = [0; 64 * EVENT];
-    let length = read(button, &mut bytes).unwrap_or(0);
-    bytes.get(..length).unwrap_or_default().chunks_exact(EVENT).any(is_press)
+    match read(button, &mut bytes) {
+        Ok(length) => Some(bytes.get(..length).unwrap_or_default().chunks_exact(EVENT).any(is_press)),
+        Err(Errno::AGAIN | Errno::INTR) => Some(false),
+        Err(_) => None,
+    }
 }
 
 fn is_press(event: &[u8]) -> bool {

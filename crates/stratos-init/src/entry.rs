@@ -1,14 +1,20 @@
 //! Which of its programs this process is: PID 1, or one of the services that PID 1 starts from the same file.
 
 use std::process::exit;
+use std::time::Duration;
 
 use stratos_sys::signals::SignalQueue;
 
 use crate::boot::{BOOT, Node};
+use crate::cmdline::CommandLine;
 use crate::error::InitError;
+use crate::patience::Guard;
 use crate::supervisor::{SIGNALS, stay};
 use crate::{clock, network, phase, power, record, shutdown, timekeeper};
 
+/// How long all phases together may take. Each wait in them has its own deadline; this is for a disk that hangs where
+/// none is expected to.
+const BOOT_DEADLINE: Duration = Duration::from_secs(900);
 const USAGE: &str = "stratos-init is the first process of a StratOS node (PID 1), and its services `stratos-init \
                      network` and `stratos-init time`, which PID 1 starts.";
 
@@ -49,9 +55,13 @@ fn first(kernel_us: u64) -> ! {
     // Ctrl-Alt-Del comes as a signal, and shuts down in order.
     // A kernel without a keyboard knows no such thing.
     let _ = rustix::system::reboot(rustix::system::RebootCommand::CadOff);
+    let guard = Guard::arm(BOOT_DEADLINE, "boot", || {
+        power::give_up("the boot does not end", &CommandLine::default());
+    });
     if let Err((phase, error)) = phase::run(BOOT, &mut node, |node, done| node.record.phases.push(done)) {
         power::give_up(&format!("phase {}: {}", phase.name, error.chain()), &node.cmdline);
     }
+    drop(guard);
     record::keep(&mut node);
     let wish = stay(&mut node);
     shutdown::run(wish, &mut node)

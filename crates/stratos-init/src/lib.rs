@@ -10,6 +10,17 @@
 //! Where to start: [`boot::BOOT`] and [`shutdown::SHUTDOWN`] are the phases, read top to bottom. Behind them,
 //! [`supervisor`] is the loop that PID 1 stays in.
 
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::string_slice
+    )
+)]
+
 pub mod backoff;
 pub mod boot;
 pub mod button;

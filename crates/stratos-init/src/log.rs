@@ -15,7 +15,7 @@ use stratos_api::node::NodeLogLine;
 
 use crate::clock;
 use crate::console::Console;
-use crate::files;
+use crate::{files, record};
 
 /// Longest line; the rest of a longer one becomes a line of its own.
 pub const LINE: usize = 8 << 10;
@@ -29,10 +29,8 @@ const STACK: usize = 128 << 10;
 /// What the writing thread does.
 enum Job {
     Line(NodeLogLine),
-    /// Put a file in place whole.
-    Replace(PathBuf, Vec<u8>),
-    /// Remove a file.
-    Remove(PathBuf),
+    /// Keep the record of a boot.
+    Record(u64, Vec<u8>),
     /// Bring everything to the disk and say so.
     Flush(SyncSender<()>),
 }
@@ -93,14 +91,9 @@ impl Journal {
         }
     }
 
-    /// Puts a file in place, some time soon. False when the thread cannot take it.
-    pub fn replace(&mut self, path: PathBuf, bytes: Vec<u8>) -> bool {
-        self.job(Job::Replace(path, bytes))
-    }
-
-    /// Removes a file, some time soon. False when the thread cannot take it.
-    pub fn remove(&mut self, path: PathBuf) -> bool {
-        self.job(Job::Remove(path))
+    /// Keeps the record of boot `number`, some time soon. False when the thread cannot take it.
+    pub fn record(&mut self, number: u64, text: Vec<u8>) -> bool {
+        self.job(Job::Record(number, text))
     }
 
     fn job(&mut self, job: Job) -> bool {
@@ -154,8 +147,19 @@ fn write_all(folder: &Path, jobs: &Receiver<Job>) {
                 // A disk that is full or read-only takes nothing; what is said on the console has to do then.
                 drop(log.write(&line));
             }
-            Job::Replace(path, bytes) => drop(files::replace(path, &bytes, 0o600)),
-            Job::Remove(path) => drop(std::fs::remove_file(path)),
+            Job::Record(number, text) => {
+                if let Err(error) = record::write(number, &text) {
+                    // Nobody waits for it; it is told where the log can be read.
+                    let line = NodeLogLine {
+                        at: clock::rfc3339(clock::wall_ms()),
+                        source: "init".to_owned(),
+                        message: error.chain(),
+                    };
+                    let log =
+                        logs.entry(line.source.clone()).or_insert_with(|| Log::new(folder, &line.source));
+                    drop(log.write(&line));
+                }
+            }
             Job::Flush(done) => {
                 for log in logs.values() {
                     drop(log.file.as_ref().map(File::sync_data));

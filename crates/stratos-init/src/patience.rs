@@ -1,6 +1,7 @@
 //! Deadlines on what has none by itself: a system call that may hang with its device.
 
-use std::sync::mpsc::sync_channel;
+use std::io;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel, sync_channel};
 use std::thread::Builder;
 use std::time::Duration;
 
@@ -26,6 +27,29 @@ pub fn within<T: Send + 'static>(
     });
     thread.ok()?;
     result.recv_timeout(deadline).ok()
+}
+
+/// Does something when it is not disarmed in time.
+#[derive(Debug)]
+pub struct Guard {
+    /// Dropping it disarms.
+    _armed: Sender<()>,
+}
+
+impl Guard {
+    /// Arms one that does `action` after `deadline`, unless it is dropped before.
+    ///
+    /// # Errors
+    /// When there can be no thread.
+    pub fn arm(deadline: Duration, name: &str, action: impl FnOnce() + Send + 'static) -> io::Result<Self> {
+        let (armed, disarmed) = channel();
+        Builder::new().name(name.to_owned()).stack_size(STACK).spawn(move || {
+            if disarmed.recv_timeout(deadline) == Err(RecvTimeoutError::Timeout) {
+                action();
+            }
+        })?;
+        Ok(Self { _armed: armed })
+    }
 }
 
 /// Asks again and again until there is an answer, at most for `deadline`.
@@ -68,5 +92,17 @@ mod tests {
         });
         assert_eq!(third, Some(3));
         assert_eq!(until(Duration::ZERO, || None::<()>), None);
+    }
+
+    #[test]
+    fn a_guard_acts_unless_it_is_disarmed() {
+        let (act, acted) = channel();
+        let guard = Guard::arm(Duration::ZERO, "late", move || act.send(()).unwrap()).unwrap();
+        acted.recv_timeout(Duration::from_secs(10)).unwrap();
+        drop(guard);
+        let (act, acted) = channel::<()>();
+        drop(Guard::arm(Duration::from_secs(600), "early", move || drop(act)).unwrap());
+        // The thread ends, and with it the sender, without having acted or waited.
+        assert_eq!(acted.recv_timeout(Duration::from_secs(10)), Err(RecvTimeoutError::Disconnected));
     }
 }

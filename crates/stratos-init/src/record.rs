@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use stratos_api::node::{BOOTS_FOLDER, BOOTS_KEPT, BootRecord};
 
 use crate::boot::Node;
+use crate::error::InitError;
 use crate::{clock, files, state};
 
 /// More files than this are somebody else's.
@@ -39,24 +40,35 @@ pub fn begin(kernel_us: u64) -> BootRecord {
     }
 }
 
-/// Keeps the record of this boot, and removes those beyond the limit. Done by the log's thread: the disk may hang.
+/// Keeps the record of this boot. The log's thread writes it: the disk may hang.
 pub fn keep(node: &mut Node) {
-    let folder = folder();
-    if node.record.number == 0 || files::folder(&folder).is_err() {
+    if node.record.number == 0 {
         return;
     }
     let Ok(text) = serde_json::to_vec_pretty(&node.record) else { return };
-    let path = folder.join(format!("{}.json", node.record.number));
-    if !node.journal.replace(path, text) {
+    if !node.journal.record(node.record.number, text) {
         node.journal.say("the record of this boot cannot be kept");
-        return;
     }
-    let names = files::names(&folder, MOST_FILES).unwrap_or_default();
-    let numbers = numbers(&names);
-    let others = numbers.iter().rev().filter(|number| **number != node.record.number);
-    for number in others.skip(BOOTS_KEPT - 1) {
-        node.journal.remove(folder.join(format!("{number}.json")));
+}
+
+/// Writes the record of boot `number`, and removes the oldest beyond the limit.
+///
+/// # Errors
+/// When the state does not take it.
+pub fn write(number: u64, text: &[u8]) -> Result<(), InitError> {
+    let folder = folder();
+    files::folder(&folder)?;
+    files::replace(folder.join(format!("{number}.json")), text, 0o600)?;
+    for old in beyond(&numbers(&files::names(&folder, MOST_FILES)?)) {
+        let path = folder.join(format!("{old}.json"));
+        std::fs::remove_file(&path).map_err(|source| InitError::file("remove", path, source))?;
     }
+    Ok(())
+}
+
+/// The numbers of the boots that are too many.
+fn beyond(numbers: &[u64]) -> &[u64] {
+    numbers.get(..numbers.len().saturating_sub(BOOTS_KEPT)).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -67,6 +79,9 @@ mod tests {
     fn boots_are_counted_by_their_files() {
         let names = ["10.json", "9.json", "x.json", "11.json.new"].map(str::to_owned);
         assert_eq!(numbers(&names), [9, 10]);
+        let many: Vec<u64> = (1..=12).collect();
+        assert_eq!(beyond(&many), [1, 2]);
+        assert_eq!(beyond(&[1, 2]), [0; 0]);
     }
 
     #[test]

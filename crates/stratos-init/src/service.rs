@@ -140,6 +140,12 @@ impl Service {
 
     fn spawn(&mut self, node: &[(&'static str, String)]) -> Result<Pid, InitError> {
         let group = cgroups::service(&self.unit);
+        // Nobody of an earlier run may be left, also one whose start came too late.
+        if let Ok(group) = &group
+            && cgroups::is_populated(group)
+        {
+            cgroups::kill(group)?;
+        }
         // Where the hierarchy cannot hold it, it runs in PID 1's group: served is better than not served.
         let group_fd = group.as_ref().ok().and_then(|group| {
             rustix::fs::open(group, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok()

@@ -9,6 +9,7 @@ use rustix::process::{Signal, WaitOptions, wait};
 
 use crate::boot::Node;
 use crate::error::InitError;
+use crate::patience::Guard;
 use crate::phase::{self, Outcome, Phase};
 use crate::service::State;
 use crate::supervisor::{self, Wish};
@@ -61,12 +62,8 @@ pub fn run(wish: Wish, node: &mut Node) -> ! {
         Wish::PowerOff => "shutting down to switch off",
     });
     let cmdline = node.cmdline.clone();
-    let guard = std::thread::Builder::new().name("guard".to_owned()).stack_size(64 << 10);
-    let guard = guard.spawn(move || {
-        patience::pause(DEADLINE);
-        power::end(wish, &cmdline);
-    });
-    if let Err(error) = guard {
+    let guard = Guard::arm(DEADLINE, "shutdown", move || power::end(wish, &cmdline));
+    if let Err(error) = &guard {
         node.journal.say(&format!("no guard over the shutdown: {error}"));
     }
     // No phase is needed, so this comes back without an error; the record is that of the boot.

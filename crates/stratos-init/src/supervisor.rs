@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions, wait};
 use rustix::time::Timespec;
 use stratos_api::node::{INIT_SOCKET, InitAnswer, InitRequest, InitStatus};
@@ -17,7 +18,7 @@ use crate::control::{self, Client, MOST_CLIENTS, Progress};
 use crate::error::InitError;
 use crate::phase::Outcome;
 use crate::service::{Service, State};
-use crate::{button, clock, config, files, kmsg, notify, record};
+use crate::{button, clock, config, files, kmsg, notify, patience, record};
 
 /// How long the node may take to become ready before that counts as failed; it goes on trying.
 const READY_DEADLINE: Duration = Duration::from_secs(180);
@@ -109,8 +110,12 @@ impl Supervisor {
         let time = Timespec::try_from(deadline.saturating_sub(clock::now())).ok();
         match poll(&mut fds, time.as_ref()) {
             Ok(_) => {}
-            // Interrupted; or too many descriptors, which does not happen with these caps. What is due is done anyway.
-            Err(_) => return Vec::new(),
+            Err(Errno::INTR) => return Vec::new(),
+            // No memory for the call, say. What is due is done anyway, and not in a busy loop.
+            Err(_) => {
+                patience::pause(Duration::from_millis(100));
+                return Vec::new();
+            }
         }
         let happened = sources.iter().zip(&fds).filter(|(_, fd)| !fd.revents().is_empty());
         happened.map(|((source, ..), _)| *source).collect()
@@ -255,9 +260,15 @@ fn read_kernel(node: &mut Node) {
 }
 
 fn pressed(node: &mut Node, index: usize) {
-    if node.supervisor.buttons.get(index).is_some_and(button::was_pressed) {
-        node.journal.say("the power button was pressed");
-        node.supervisor.wish.get_or_insert(Wish::PowerOff);
+    let Some(button) = node.supervisor.buttons.get(index) else { return };
+    match button::was_pressed(button) {
+        Some(true) => {
+            node.journal.say("the power button was pressed");
+            node.supervisor.wish.get_or_insert(Wish::PowerOff);
+        }
+        Some(false) => {}
+        // What is gone would be ready to be read for ever.
+        None => drop(node.supervisor.buttons.swap_remove(index)),
     }
 }
 
