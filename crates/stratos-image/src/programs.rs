@@ -12,13 +12,13 @@ use crate::run;
 
 /// The static programs of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Programs {
+pub struct Programs {
     /// PID 1.
-    pub(crate) init: PathBuf,
+    pub init: PathBuf,
     /// The agent.
-    pub(crate) agent: PathBuf,
+    pub agent: PathBuf,
     /// Digest of both.
-    pub(crate) digest: Digest,
+    pub digest: Digest,
 }
 
 impl Builder<'_> {

@@ -51,7 +51,11 @@ struct Digested<'a> {
 
 impl Builder<'_> {
     /// Gets or builds all that an image needs.
-    pub(crate) fn image_inputs(&mut self, choice: KernelChoice) -> Result<Inputs, BuildError> {
+    pub(crate) fn image_inputs(
+        &mut self,
+        choice: KernelChoice,
+        programs: Programs,
+    ) -> Result<Inputs, BuildError> {
         let repo_root = &self.options.repo_root;
         let profile = ImageProfile::load(repo_root)?;
         let root = profile.root();
@@ -71,7 +75,6 @@ impl Builder<'_> {
         let tool_digests = [fetched[1].digest(), fetched[2].digest()];
         let sources = fetched.swap_remove(0);
         let kernel = self.kernel(choice)?;
-        let programs = self.programs()?;
         let digested = Digested {
             format: FORMAT,
             arch: arch::debian(),

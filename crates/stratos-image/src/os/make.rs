@@ -22,6 +22,7 @@ use crate::build::{Builder, TOOLS_LAYER};
 use crate::erofs::{self, Packing};
 use crate::error::{BuildError, FileError, at};
 use crate::lock::replace_file;
+use crate::programs::Programs;
 use crate::progress::Step;
 use crate::spec::LayerSpec;
 use crate::tree::Tree;
@@ -35,8 +36,12 @@ const DEBUG_TYPE: &str = "6A6D1B1E-6F1C-4C0F-9B6E-5374726174AF";
 
 impl Builder<'_> {
     /// Builds an image, unless the cache has it.
-    pub(crate) fn image(&mut self, choice: KernelChoice) -> Result<ImageManifest, BuildError> {
-        let inputs = self.image_inputs(choice)?;
+    pub(crate) fn image(
+        &mut self,
+        choice: KernelChoice,
+        programs: Programs,
+    ) -> Result<ImageManifest, BuildError> {
+        let inputs = self.image_inputs(choice, programs)?;
         if let Some(manifest) = self.finished_image(choice, inputs.digest)? {
             self.options.progress.step("the image", Step::Done);
             return Ok(manifest);

@@ -32,6 +32,7 @@ use stratos_types::{ImageManifest, KernelChoice};
 
 use crate::build::{BuildOptions, Builder};
 use crate::error::BuildError;
+use crate::programs::Programs;
 
 /// Builds the operating system image with a kernel, unless the cache has it already, and gives its manifest: its files
 /// are in `images/FOLDER` of the cache.
@@ -39,7 +40,21 @@ use crate::error::BuildError;
 /// # Errors
 /// See [`BuildError`]; nothing that looks finished is left behind.
 pub fn build_image(kernel: KernelChoice, options: &BuildOptions<'_>) -> Result<ImageManifest, BuildError> {
-    Builder::open(options)?.image(kernel)
+    let mut builder = Builder::open(options)?;
+    let programs = builder.programs()?;
+    builder.image(kernel, programs)
+}
+
+/// As [`build_image`], with programs that somebody else has built.
+///
+/// # Errors
+/// As [`build_image`].
+pub fn build_image_with(
+    kernel: KernelChoice,
+    programs: Programs,
+    options: &BuildOptions<'_>,
+) -> Result<ImageManifest, BuildError> {
+    Builder::open(options)?.image(kernel, programs)
 }
 
 /// As [`build_image`], and adds the disk of the debug layer, `debug.img`, whose root hash the manifest then names.
@@ -51,6 +66,7 @@ pub fn build_debug_image(
     options: &BuildOptions<'_>,
 ) -> Result<ImageManifest, BuildError> {
     let mut builder = Builder::open(options)?;
-    let manifest = builder.image(kernel)?;
+    let programs = builder.programs()?;
+    let manifest = builder.image(kernel, programs)?;
     builder.debug(manifest)
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use stratos_image::{BuildOptions, Progress, Silent, Step, build_all, default_cache_dir};
+use stratos_image::{BuildOptions, Progress, Silent, Step, build_all, default_cache_dir, fetch_kernel};
 
 /// Files from this size on are not copied into fixtures, in bytes.
 const LARGE: u64 = 32 << 20;
@@ -57,7 +57,7 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
-/// A copy of the repository's layer descriptions and an empty cache, both to be changed at will.
+/// A copy of the repository's descriptions and an empty cache, both to be changed at will.
 pub(crate) struct Fixture {
     folder: tempfile::TempDir,
 }
@@ -65,10 +65,9 @@ pub(crate) struct Fixture {
 impl Fixture {
     pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        copy(&repository().join("distro/layers"), &folder.path().join("repo/distro/layers"));
-        copy(&repository().join("runtimes"), &folder.path().join("repo/runtimes"));
-        let lock = "distro/stratos.lock";
-        std::fs::copy(repository().join(lock), folder.path().join("repo").join(lock)).unwrap();
+        for part in ["distro", "runtimes"] {
+            copy(&repository().join(part), &folder.path().join("repo").join(part));
+        }
         Self { folder }
     }
 
@@ -79,6 +78,23 @@ impl Fixture {
         for folder in ["downloads", "apt"].into_iter().filter(|folder| real_cache().join(folder).is_dir()) {
             copy(&real_cache().join(folder), &self.cache().join(folder));
         }
+        self
+    }
+
+    /// Makes this cache see what the real one has downloaded, unpacked and built of layers, without copying it.
+    pub(crate) fn with_links(self) -> Self {
+        let options = BuildOptions::new(real_cache(), repository(), &Silent);
+        build_all(&options).unwrap_or_else(|error| panic!("{}", chain(&error)));
+        fetch_kernel(&options).unwrap_or_else(|error| panic!("{}", chain(&error)));
+        for folder in ["downloads", "trees", "layers"] {
+            let own = self.cache().join(folder);
+            std::fs::create_dir_all(&own).unwrap();
+            for entry in std::fs::read_dir(real_cache().join(folder)).unwrap() {
+                let entry = entry.unwrap();
+                std::os::unix::fs::symlink(entry.path(), own.join(entry.file_name())).unwrap();
+            }
+        }
+        copy(&real_cache().join("apt"), &self.cache().join("apt"));
         self
     }
 
