@@ -1,13 +1,15 @@
-//! How large PID 1 is: its program's size in an image's initramfs, a cpio archive ("newc") compressed with zstd.
+//! How large PID 1 is: its program's size in an image's initramfs, a cpio archive ("newc"), plain or compressed with zstd.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{BufRead as _, BufReader, Read};
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
 /// Largest archive that is looked through.
 const MAX_BYTES: u64 = 1 << 30;
+/// What zstd's frames begin with (RFC 8878).
+const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 /// Longest name in one.
 const MAX_NAME: u64 = 4096;
 /// Bytes of an entry's head: `070701` and 13 numbers of 8 hexadecimal digits (cpio(5)).
@@ -22,8 +24,12 @@ const NAME_SIZE: usize = 11;
 /// When the file is no initramfs, or has no `/init`.
 pub(crate) fn init_bytes(path: &Path) -> Result<u64> {
     let file = File::open(path).with_context(|| format!("open {}", path.display()))?;
-    let archive = zstd::Decoder::new(file)?.take(MAX_BYTES);
-    find(archive, "init").with_context(|| format!("look for /init in {}", path.display()))
+    let mut file = BufReader::new(file);
+    let found = match file.fill_buf()?.starts_with(&ZSTD) {
+        true => find(zstd::Decoder::with_buffer(file)?.take(MAX_BYTES), "init"),
+        false => find(file.take(MAX_BYTES), "init"),
+    };
+    found.with_context(|| format!("look for /init in {}", path.display()))
 }
 
 fn find(mut archive: impl Read, wanted: &str) -> Result<u64> {
@@ -70,8 +76,10 @@ mod tests {
         assert_eq!(find(archive.as_bytes(), "other").unwrap_err().to_string(), "there is none");
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("initramfs.img");
-        std::fs::write(&path, zstd::encode_all(archive.as_bytes(), 1).unwrap()).unwrap();
-        assert_eq!(init_bytes(&path).unwrap(), 5);
+        for content in [archive.as_bytes().to_vec(), zstd::encode_all(archive.as_bytes(), 1).unwrap()] {
+            std::fs::write(&path, content).unwrap();
+            assert_eq!(init_bytes(&path).unwrap(), 5);
+        }
         for wrong in ["", "070701", &"x".repeat(200), &archive[..120]] {
             assert!(find(wrong.as_bytes(), "init").is_err(), "{wrong}");
         }
