@@ -1,7 +1,7 @@
 //! The build's own apt: it uses the host's archive, but has its own state, and only ever reads indexes and fetches
 //! packages. apt checks the archive's signatures; nothing of the host's apt is changed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -155,25 +155,33 @@ impl Apt {
     /// What the archive offers of some packages.
     pub(crate) fn offers<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> Result<Offers, AptError> {
         let names: Vec<&str> = names.into_iter().collect();
-        let mut offers = Offers::default();
-        // One by one: apt-cache fails as a whole when it does not know one of several names.
-        for name in names {
-            let show = |which: &str| {
-                let mut command = self.command("apt-cache");
-                match run::output(command.args(["--quiet=0", "show", which, name])) {
-                    Ok(output) => parse_show(&String::from_utf8_lossy(&output.stdout)),
-                    Err(RunError::Failed { output, .. }) if output.contains("No packages found") => {
-                        Ok(Vec::new())
-                    }
-                    Err(source) => Err(AptError::Run { action: "look a package up", source }),
+        let all = self.show("--all-versions", &names)?;
+        let best = self.show("--no-all-versions", &names)?;
+        Ok(Offers { all, best: best.into_iter().map(|best| (best.name.clone(), best)).collect() })
+    }
+
+    /// The archive's entries of those of some packages that it has.
+    fn show(&self, which: &str, names: &[&str]) -> Result<Vec<LockedDeb>, AptError> {
+        let mut command = self.command("apt-cache");
+        match run::output(command.args(["--quiet=0", "show", which]).args(names)) {
+            Ok(output) => parse_show(&String::from_utf8_lossy(&output.stdout)),
+            // apt-cache fails as a whole when it does not know one of several names.
+            Err(RunError::Failed { output, .. }) if output.contains("No packages found") => {
+                let halves = names.split_at(names.len() / 2);
+                if names.len() < 2 {
+                    return Ok(Vec::new());
                 }
-            };
-            offers.all.extend(show("--all-versions")?);
-            if let Some(best) = show("--no-all-versions")?.into_iter().next() {
-                offers.best.insert(name.to_owned(), best);
+                Ok([self.show(which, halves.0)?, self.show(which, halves.1)?].concat())
             }
+            Err(source) => Err(AptError::Run { action: "look a package up", source }),
         }
-        Ok(offers)
+    }
+
+    /// The names of some packages and of all that they depend on, as apt would install them on an empty machine.
+    pub(crate) fn with_dependencies(&self, names: &[&str]) -> Result<BTreeSet<String>, AptError> {
+        let mut command = self.command("apt-get");
+        command.args(["--simulate", "--no-install-recommends", "-o", "Debug::NoLocking=1", "install"]);
+        Ok(parse_installed(&self.run(command.args(names), "resolve dependencies")?))
     }
 
     /// The package that a metapackage depends on first.
@@ -211,6 +219,12 @@ impl Apt {
         }
         Ok(digests)
     }
+}
+
+/// The packages that `apt-get --simulate install` says it would install.
+fn parse_installed(text: &str) -> BTreeSet<String> {
+    let lines = text.lines().filter_map(|line| line.strip_prefix("Inst "));
+    lines.filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
 }
 
 /// The entries of `apt-cache show`.
@@ -338,6 +352,14 @@ mod tests {
         assert_eq!((debs[0].version.as_str(), debs[0].size, debs[0].sha256), ("2.41-12", 42, digest));
         let error = parse_show("Package: a\nVersion: 1\n").unwrap_err();
         assert_eq!(error.to_string(), "the Debian archive's entry of a has no valid Architecture");
+    }
+
+    #[test]
+    fn what_would_be_installed_is_read_from_a_simulation() {
+        let text = "Reading package lists...\nInst gcc-14-base (14.2.0-19 Debian:13/stable [amd64])\n\
+                    Inst libc6 (2.41-12 Debian:13/stable [amd64]) []\nConf gcc-14-base (14.2.0-19)\n";
+        let names: Vec<String> = parse_installed(text).into_iter().collect();
+        assert_eq!(names, ["gcc-14-base", "libc6"]);
     }
 
     #[test]

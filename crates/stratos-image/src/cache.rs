@@ -15,7 +15,7 @@ use crate::progress::Progress;
 #[derive(Debug)]
 pub(crate) struct Cache {
     root: PathBuf,
-    _lock: File,
+    lock: File,
 }
 
 /// The cache folder by convention: `$STRATOS_CACHE`, else `$XDG_CACHE_HOME/stratos`, else `~/.cache/stratos`.
@@ -33,19 +33,11 @@ impl Cache {
         let root = std::path::absolute(root).map_err(at("find", root))?;
         std::fs::create_dir_all(&root).map_err(at("create", &root))?;
         let file = root.join("build.lock");
-        let lock = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&file)
-            .map_err(at("open", &file))?;
-        if let Err(error) = lock.try_lock() {
-            if let std::fs::TryLockError::Error(source) = error {
-                return Err(at("lock", &file)(source));
-            }
+        let lock = create_lock(&file)?;
+        let waiting = || {
             progress.notice(&format!("waiting for another build that uses {}", root.display()));
-            lock.lock().map_err(at("lock", &file))?;
-        }
+        };
+        take_lock(&lock, &file, waiting)?;
         // Everything below belongs to the lock's holder, so it is touched only now.
         let tmp = root.join("tmp");
         match std::fs::remove_dir_all(&tmp) {
@@ -58,7 +50,35 @@ impl Cache {
             let folder = root.join(folder);
             std::fs::create_dir_all(&folder).map_err(at("create", &folder))?;
         }
-        Ok(Self { root, _lock: lock })
+        Ok(Self { root, lock })
+    }
+
+    /// Does long work in the folder `work/NAME` of the cache, which only one build at a time does; other builds may use
+    /// the cache meanwhile, so temporary folders of this one must not be in use.
+    pub(crate) fn long_work<T, E: From<FileError>>(
+        &self,
+        name: &str,
+        progress: &dyn Progress,
+        work: impl FnOnce(&Path) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let folder = self.root.join("work").join(name);
+        std::fs::create_dir_all(&folder).map_err(at("create", &folder))?;
+        let file = self.root.join("work").join(format!("{name}.lock"));
+        let lock = create_lock(&file)?;
+        // Never both locks at once: whoever holds this one waits for the other in the end.
+        self.lock.unlock().map_err(at("unlock", &self.root))?;
+        take_lock(&lock, &file, || progress.notice(&format!("waiting for another build of {name}")))?;
+        let done = work(&folder);
+        lock.unlock().map_err(at("unlock", &file))?;
+        self.lock.lock().map_err(at("lock", &self.root))?;
+        done
+    }
+
+    /// A folder of finished things of one kind, such as `kernels`; made if it is not there.
+    pub(crate) fn kind(&self, name: &str) -> Result<PathBuf, FileError> {
+        let folder = self.root.join(name);
+        std::fs::create_dir_all(&folder).map_err(at("create", &folder))?;
+        Ok(folder)
     }
 
     /// A new empty folder that goes when it is dropped.
@@ -123,10 +143,40 @@ impl Cache {
     }
 }
 
+fn create_lock(file: &Path) -> Result<File, FileError> {
+    File::options().create(true).truncate(false).write(true).open(file).map_err(at("open", file))
+}
+
+/// Waits for a lock; says so before it does.
+fn take_lock(lock: &File, file: &Path, waiting: impl FnOnce()) -> Result<(), FileError> {
+    if let Err(error) = lock.try_lock() {
+        if let std::fs::TryLockError::Error(source) = error {
+            return Err(at("lock", file)(source));
+        }
+        waiting();
+        lock.lock().map_err(at("lock", file))?;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::progress::Silent;
+
+    #[test]
+    fn others_use_the_cache_during_long_work() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::open(folder.path(), &Silent).unwrap();
+        let made = cache.long_work("kernel", &Silent, |work| {
+            drop(Cache::open(folder.path(), &Silent).unwrap());
+            std::fs::write(work.join("made"), "1").map_err(at("write", work))?;
+            Ok::<_, FileError>(work.to_owned())
+        });
+        assert_eq!(made.unwrap(), folder.path().join("work/kernel"));
+        let other = create_lock(&folder.path().join("build.lock")).unwrap();
+        assert!(other.try_lock().is_err(), "the cache is locked again");
+    }
 
     #[test]
     fn downloads_are_known_by_content() {

@@ -7,6 +7,7 @@ use stratos_types::Digest;
 
 use crate::apt::AptError;
 use crate::elf::ElfError;
+use crate::kernel::KernelError;
 use crate::lock::LockError;
 use crate::os::ImageError;
 use crate::pip::PipError;
@@ -125,6 +126,21 @@ pub enum BuildError {
     /// An operating system image cannot be put together.
     #[error(transparent)]
     Image(#[from] ImageError),
+    /// A program of a long build inside a build tree failed.
+    #[error("{what}: {step} failed; all of its output is in {}", log.display())]
+    Inside {
+        /// What was being built.
+        what: String,
+        /// What the program was run for.
+        step: &'static str,
+        /// Everything it wrote.
+        log: PathBuf,
+        /// How it failed.
+        source: RunError,
+    },
+    /// The own kernel's configuration is wrong.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
     /// A file of the cache or the repository could not be used.
     #[error(transparent)]
     File(#[from] FileError),
@@ -142,6 +158,14 @@ impl BuildError {
             )),
             Self::Elf { source: ElfError::Missing { .. }, layer } => {
                 Some(format!("add the package that holds it to distro/layers/{layer}.toml, with a reason"))
+            }
+            Self::Inside { source: RunError::Start { program, .. }, .. } => {
+                Some(format!("install the package that holds `{program}`"))
+            }
+            Self::Inside { source: RunError::Failed { output, .. }, .. }
+                if output.contains("unshare failed") =>
+            {
+                Some("run it as root, or where users may make namespaces".to_owned())
             }
             Self::Apt(error) => error.hint(),
             Self::Pip(error) => error.hint(),

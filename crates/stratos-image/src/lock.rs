@@ -85,6 +85,18 @@ pub struct LockedWheel {
     pub size: u64,
 }
 
+/// All packages of a build tree, those that its description's packages depend on included.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LockedTree {
+    /// The tree's name.
+    pub name: String,
+    /// Debian architecture that it is for.
+    pub arch: String,
+    /// Names of the packages, sorted; each has its own entry.
+    pub packages: Vec<String>,
+}
+
 /// All locked packages.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -97,6 +109,9 @@ pub struct Lock {
     /// Wheels, by name and architecture.
     #[serde(default)]
     pub wheel: Vec<LockedWheel>,
+    /// Build trees, by name and architecture.
+    #[serde(default)]
+    pub tree: Vec<LockedTree>,
 }
 
 /// What one layer is made of: an entry for each of its packages.
@@ -147,8 +162,10 @@ impl Lock {
             return Err(LockError::Format { file: file.to_owned(), found: lock.format });
         }
         let debs = lock.deb.iter().map(|deb| ("deb", &deb.name, &deb.arch));
+        let trees = lock.tree.iter().map(|tree| ("tree", &tree.name, &tree.arch));
         let mut seen = std::collections::BTreeSet::new();
-        for key in debs.chain(lock.wheel.iter().map(|wheel| ("wheel", &wheel.name, &wheel.arch))) {
+        let wheels = lock.wheel.iter().map(|wheel| ("wheel", &wheel.name, &wheel.arch));
+        for key in debs.chain(wheels).chain(trees) {
             if !seen.insert(key) {
                 let (_, name, arch) = key;
                 return Err(LockError::Twice {
@@ -169,6 +186,12 @@ impl Lock {
     /// The entry of a wheel for an architecture.
     pub fn wheel(&self, name: &str, arch: &str) -> Option<&LockedWheel> {
         self.wheel.iter().find(|wheel| wheel.name == name && wheel.arch == arch)
+    }
+
+    /// The packages of a build tree for an architecture.
+    pub fn tree(&self, name: &str, arch: &str) -> Option<&[String]> {
+        let tree = self.tree.iter().find(|tree| tree.name == name && tree.arch == arch)?;
+        Some(&tree.packages)
     }
 
     /// The entries of a layer, and the names of those that are missing.
@@ -202,6 +225,13 @@ impl Lock {
         self.wheel.dedup();
     }
 
+    /// Puts `new` in the place of this architecture's build trees; those of other architectures stay.
+    pub fn replace_trees(&mut self, new: Vec<LockedTree>, arch: &str) {
+        self.tree.retain(|tree| tree.arch != arch);
+        self.tree.extend(new);
+        self.tree.sort_by(|a, b| (&a.name, &a.arch).cmp(&(&b.name, &b.arch)));
+    }
+
     /// Writes the repository's lock, all or nothing.
     ///
     /// # Errors
@@ -209,7 +239,8 @@ impl Lock {
     pub fn save(&self, repo_root: &Path) -> Result<(), LockError> {
         let file = repo_root.join(LOCK_FILE);
         let head = "# The exact packages that StratOS is built from. Written by `stratos layer lock`; do not edit.\n\n";
-        let body = toml::to_string(self).expect("a lock is plain tables of strings and numbers");
+        // Pretty, so that a package that joins or leaves a tree is one line of a change.
+        let body = toml::to_string_pretty(self).expect("a lock is plain tables of strings and numbers");
         replace_file(&file, format!("{head}{body}").as_bytes())?;
         Ok(())
     }
@@ -285,6 +316,17 @@ mod tests {
     #[test]
     fn entries_of_other_architectures_stay() {
         let mut lock = Lock::default();
+        let tree = |arch: &str, package: &str| LockedTree {
+            name: "kernel".to_owned(),
+            arch: arch.to_owned(),
+            packages: vec![package.to_owned()],
+        };
+        lock.replace_trees(vec![tree("arm64", "a")], "arm64");
+        lock.replace_trees(vec![tree("amd64", "b")], "amd64");
+        lock.replace_trees(vec![tree("amd64", "c")], "amd64");
+        assert_eq!(lock.tree("kernel", "arm64").unwrap(), ["a"]);
+        assert_eq!(lock.tree("kernel", "amd64").unwrap(), ["c"]);
+        assert_eq!(lock.tree("programs", "amd64"), None);
         lock.replace(
             Sources { deb: vec![deb("a", "1", "arm64"), deb("d", "1", "all")], wheel: vec![] },
             "arm64",

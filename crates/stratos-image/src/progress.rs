@@ -11,7 +11,9 @@ pub enum Step {
     Download,
     /// Unpacking packages into the layer's tree.
     Unpack,
-    /// Compiling bytecode inside the tree.
+    /// Expanding the kernel's configuration.
+    Configure,
+    /// Compiling: bytecode of a layer, the kernel, the programs.
     Compile,
     /// Checking that every program and library will load.
     Check,
@@ -33,6 +35,7 @@ impl fmt::Display for Step {
             Self::Resolve => "resolving",
             Self::Download => "downloading",
             Self::Unpack => "unpacking",
+            Self::Configure => "configuring",
             Self::Compile => "compiling",
             Self::Check => "checking",
             Self::Image => "writing the image of",
@@ -50,6 +53,8 @@ pub trait Progress: Sync {
     fn step(&self, layer: &str, step: Step);
     /// `done` of `total` bytes of the running download arrived. `total` is 0 while it is unknown.
     fn bytes(&self, layer: &str, done: u64, total: u64);
+    /// What the running step of a long build is at, such as the file that is being compiled.
+    fn detail(&self, _what: &str, _detail: &str) {}
     /// Something the user has to read, such as a version that had to be replaced.
     fn notice(&self, message: &str);
 }

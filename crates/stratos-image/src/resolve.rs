@@ -12,6 +12,7 @@ use std::path::PathBuf;
 
 use crate::apt::Offers;
 use crate::build::Builder;
+use crate::buildtree::BuildTreeSpec;
 use crate::error::{BuildError, RELOCK_COMMAND, at};
 use crate::lock::{InUse, LOCK_FILE, Lock, LockedDeb, LockedWheel, Sources, replace_file};
 use crate::os::profile;
@@ -33,8 +34,8 @@ pub struct LockChange {
     pub to: Option<String>,
 }
 
-/// Locks the newest version of every package of every layer, of the operating system image and of the tests' kernel, and
-/// gives what changed.
+/// Locks the newest version of every package of every layer, image and build tree and of Debian's kernel, and gives what
+/// changed.
 ///
 /// # Errors
 /// A wrong description, an archive that cannot be used, a lock that cannot be written.
@@ -47,6 +48,11 @@ pub fn relock(options: &build::BuildOptions<'_>) -> Result<Vec<LockChange>, Buil
     let mut names: std::collections::BTreeSet<&str> = specs.iter().flat_map(LayerSpec::deb_names).collect();
     let kernel = builder.newest_kernel()?;
     names.insert(&kernel);
+    let mut trees = Vec::new();
+    for tree in BuildTreeSpec::load_all(&options.repo_root)? {
+        trees.push(builder.resolve_tree(&tree)?);
+    }
+    names.extend(trees.iter().flat_map(|tree| &tree.packages).map(String::as_str));
     let offers = builder.apt()?.offers(names.iter().copied())?;
     let mut sources = Sources::default();
     for name in names {
@@ -61,6 +67,7 @@ pub fn relock(options: &build::BuildOptions<'_>) -> Result<Vec<LockChange>, Buil
     }
     builder.lock = old.clone();
     builder.lock.replace(sources, arch::debian());
+    builder.lock.replace_trees(trees.clone(), arch::debian());
     builder.lock.save(&options.repo_root)?;
     options.progress.step("all layers", Step::Done);
     Ok(changes(&old, &builder.lock))
@@ -102,7 +109,7 @@ impl Builder<'_> {
             && let Some(in_use) = self.in_use(spec)?
             && in_use.replaces == sources.digest()
         {
-            let replaced = Lock { format: 0, deb: in_use.deb, wheel: in_use.wheel };
+            let replaced = Lock { deb: in_use.deb, wheel: in_use.wheel, ..Lock::default() };
             let (replaced, missing) = replaced.sources(spec, arch::debian());
             if missing.is_empty() {
                 return Ok(Recorded { sources: replaced, missing, replaced: true });
@@ -321,7 +328,7 @@ mod tests {
 
     #[test]
     fn changes_between_locks_are_listed_by_name() {
-        let lock = |debs: &[LockedDeb]| Lock { format: 1, deb: debs.to_vec(), wheel: Vec::new() };
+        let lock = |debs: &[LockedDeb]| Lock { deb: debs.to_vec(), ..Lock::default() };
         let change = |from: Option<&str>, to: Option<&str>| LockChange {
             name: "a".to_owned(),
             from: from.map(str::to_owned),

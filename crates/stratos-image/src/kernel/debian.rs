@@ -1,15 +1,14 @@
-//! The kernel of the virtual machine that tests boot: Debian's own for virtual machines.
+//! Debian's kernel for virtual machines, which images have by default and tests boot.
 //!
 //! Its package is named after its version, so no description can list it as it would another. The lock's entry names
 //! it; when the archive no longer has that one, Debian's metapackage does, which depends on the newest.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use stratos_types::{Digest, KernelChoice};
-
+use super::Kernel;
 use crate::arch;
 use crate::build::{BuildOptions, Builder};
-use crate::error::BuildError;
+use crate::error::{BuildError, FileError, at};
 use crate::spec::{Deb, LayerSpec, VersionSource};
 
 /// What the packages of all kernels are named by.
@@ -19,38 +18,24 @@ pub(crate) const PREFIX: &str = "linux-image-";
 /// `boot`, its modules in `usr/lib/modules`.
 ///
 /// # Errors
-/// As [`build_layer`](crate::build_layer).
+/// As [`build_kernel`](crate::build_kernel).
 pub fn fetch_kernel(options: &BuildOptions<'_>) -> Result<PathBuf, BuildError> {
     let mut builder = Builder::open(options)?;
     let package = builder.kernel_package()?;
     builder.unpacked(&spec(&package))
 }
 
-/// A kernel for an image.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Kernel {
-    pub(crate) version: String,
-    pub(crate) image: PathBuf,
-    pub(crate) vmlinux: Option<PathBuf>,
-    pub(crate) modules: Option<PathBuf>,
-    pub(crate) owner: String,
-    pub(crate) digest: Digest,
-}
-
 impl Builder<'_> {
-    /// The kernel of a choice; only Debian's for now.
-    pub(crate) fn kernel(&mut self, _choice: KernelChoice) -> Result<Kernel, BuildError> {
+    /// Debian's kernel, fetched unless the cache has it.
+    pub(super) fn debian_kernel(&mut self) -> Result<Kernel, BuildError> {
         let owner = self.kernel_package()?;
-        let folder = self.unpacked(&spec(&owner))?;
-        let version = owner.trim_start_matches(PREFIX).to_owned();
-        Ok(Kernel {
-            image: folder.join(format!("boot/vmlinuz-{version}")),
-            vmlinux: None,
-            modules: Some(folder.join("usr/lib/modules").join(&version)),
-            digest: self.recorded(&spec(&owner))?.sources.digest(),
-            owner,
-            version,
-        })
+        let spec = spec(&owner);
+        let folder = self.unpacked(&spec)?;
+        let digest = self.recorded(&spec)?.sources.digest();
+        let modules = only_entry(&folder.join("usr/lib/modules"), "")?;
+        let version = modules.file_name().expect("it was found in a folder").to_string_lossy().into_owned();
+        let image = only_entry(&folder.join("boot"), "vmlinuz-")?;
+        Ok(Kernel { version, image, vmlinux: None, modules: Some(modules), owner, digest })
     }
 
     /// The name of the locked kernel's package, or of the newest, where the locked one can no longer be had.
@@ -81,7 +66,7 @@ impl Builder<'_> {
 pub(crate) fn spec(package: &str) -> LayerSpec {
     let deb = Deb {
         name: package.to_owned(),
-        reason: "the kernel of the tests' virtual machine".to_owned(),
+        reason: "Debian's kernel for virtual machines".to_owned(),
         include: vec![
             "boot/vmlinuz-*".to_owned(),
             "usr/lib/modules/*/kernel/**".to_owned(),
@@ -104,4 +89,17 @@ pub(crate) fn spec(package: &str) -> LayerSpec {
         exclude: Vec::new(),
         mountpoints: Vec::new(),
     }
+}
+
+/// The entry of a folder whose name begins with `prefix`: the package holds one.
+fn only_entry(folder: &Path, prefix: &str) -> Result<PathBuf, FileError> {
+    let entries = std::fs::read_dir(folder).map_err(at("list", folder))?;
+    let paths: Result<Vec<_>, _> = entries.map(|entry| entry.map(|entry| entry.path())).collect();
+    let mut paths = paths.map_err(at("list", folder))?;
+    let named =
+        |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix));
+    paths.retain(named);
+    paths.sort();
+    let missing = || at("find a kernel in", folder)(std::io::ErrorKind::NotFound.into());
+    paths.into_iter().next().ok_or_else(missing)
 }
