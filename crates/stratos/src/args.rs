@@ -255,6 +255,18 @@ pub(crate) struct LayerBuildArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct KernelArgs {
+    /// Which kernel: stratos or debian
+    #[arg(long, value_name = "NAME", default_value_t = KernelChoice::Stratos)]
+    pub(crate) kernel: KernelChoice,
+    /// Fail when a locked version is gone from its archive, in place of taking a newer one
+    #[arg(long)]
+    pub(crate) locked: bool,
+    #[command(flatten)]
+    pub(crate) layer: LayerArgs,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct LayerArgs {
     /// Debian archive to use [default: the one that this machine's apt uses]
     #[arg(long, value_name = "URL", env = "STRATOS_DEBIAN_MIRROR", hide_env_values = true)]
@@ -276,6 +288,12 @@ pub(crate) enum ImageCommand {
 
 The disk holds everything; the other files are the same parts for direct boot, signing or a registry.")]
     Build(ImageBuildArgs),
+    /// Build or fetch a kernel alone into the cache
+    #[command(after_help = "Examples:
+  stratos image kernel                     StratOS's own; the first build compiles for half an hour or more
+  stratos image kernel --kernel debian     Debian's for virtual machines
+  stratos image kernel --json | jq -r .image")]
+    Kernel(KernelArgs),
     /// List the images in the cache
     #[command(after_help = "Examples:
   stratos image ls

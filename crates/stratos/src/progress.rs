@@ -1,7 +1,8 @@
 //! Progress on stderr: a spinner or bar on a terminal, a plain line per step elsewhere.
 
 use std::io::IsTerminal;
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -11,7 +12,12 @@ use crate::output::note;
 pub(crate) struct Progress {
     bar: Option<ProgressBar>,
     quiet: bool,
+    /// The running step, and when its last detail was told.
+    step: Mutex<(String, Instant)>,
 }
+
+/// How often a detail becomes a line of its own, where there is no terminal to show it on.
+const DETAIL: Duration = Duration::from_secs(60);
 
 impl Progress {
     /// Progress for a person; silent when `quiet` is set (`--json`).
@@ -23,11 +29,12 @@ impl Progress {
             bar.enable_steady_tick(Duration::from_millis(100));
             bar
         });
-        Self { bar, quiet }
+        Self { bar, quiet, step: Mutex::new((String::new(), Instant::now())) }
     }
 
     /// A step begins.
     pub(crate) fn step(&self, text: &str) {
+        *self.current() = (text.to_owned(), Instant::now());
         match &self.bar {
             Some(bar) => {
                 bar.set_style(spinner());
@@ -36,6 +43,23 @@ impl Progress {
             None if self.quiet => {}
             None => note(&format!("{text} ...")),
         }
+    }
+
+    /// What the running step is at.
+    pub(crate) fn detail(&self, detail: &str) {
+        let mut current = self.current();
+        match &self.bar {
+            Some(bar) => bar.set_message(format!("{}: {detail}", current.0)),
+            None if self.quiet || current.1.elapsed() < DETAIL => {}
+            None => {
+                current.1 = Instant::now();
+                note(&format!("{}: {detail}", current.0));
+            }
+        }
+    }
+
+    fn current(&self) -> MutexGuard<'_, (String, Instant)> {
+        self.step.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// `done` of `total` bytes; `total` is 0 while it is unknown. Shown on a terminal only.

@@ -148,6 +148,10 @@ impl stratos_image::Progress for Reporter {
         self.0.bytes(done, total);
     }
 
+    fn detail(&self, _: &str, detail: &str) {
+        self.0.detail(detail);
+    }
+
     fn notice(&self, message: &str) {
         // Also with --json: a replaced version must never go unseen.
         self.0.loud(&format!("notice: {message}"));

@@ -7,6 +7,7 @@ mod functions;
 mod health;
 mod image;
 mod invoke;
+mod kernel;
 mod keyboard;
 mod layer;
 mod logs;
@@ -47,6 +48,7 @@ pub(crate) async fn run(cli: Cli) -> Result<()> {
         Command::Layer(LayerCommand::Lock(args)) => layer::lock(args, output),
         Command::Layer(LayerCommand::Ls) => layer::list(output),
         Command::Image(ImageCommand::Build(args)) => image::build(args, output),
+        Command::Image(ImageCommand::Kernel(args)) => kernel::run(args, output),
         Command::Image(ImageCommand::Ls) => image::list(output),
         Command::Image(ImageCommand::Boot(args)) => machine::boot(&args, output).await,
         Command::Image(ImageCommand::Snapshot(args)) => machine::snapshot(&args, output).await,
