@@ -11,6 +11,7 @@ use crate::kernel::KernelError;
 use crate::lock::LockError;
 use crate::os::ImageError;
 use crate::pip::PipError;
+use crate::programs::ProgramsError;
 use crate::run::RunError;
 use crate::spec::SpecError;
 use crate::tree::TreeError;
@@ -141,6 +142,9 @@ pub enum BuildError {
     /// The own kernel's configuration is wrong.
     #[error(transparent)]
     Kernel(#[from] KernelError),
+    /// The static programs could not be built.
+    #[error(transparent)]
+    Programs(#[from] ProgramsError),
     /// A file of the cache or the repository could not be used.
     #[error(transparent)]
     File(#[from] FileError),
@@ -167,6 +171,7 @@ impl BuildError {
             {
                 Some("run it as root, or where users may make namespaces".to_owned())
             }
+            Self::Programs(error) => error.hint(),
             Self::Apt(error) => error.hint(),
             Self::Pip(error) => error.hint(),
             _ => None,

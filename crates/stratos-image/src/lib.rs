@@ -48,7 +48,7 @@ pub use lock::{Lock, LockError};
 pub use os::cpio::Archive;
 pub use os::{ImageError, ModuleError, build_debug_image, build_image, build_image_with};
 pub use pip::PipError;
-pub use programs::Programs;
+pub use programs::{InputsError, Programs, ProgramsError, ToolchainError, build_programs};
 pub use progress::{Progress, Silent, Step};
 pub use resolve::{LockChange, relock};
 pub use run::RunError;
