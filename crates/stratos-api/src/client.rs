@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::ApiError;
+use crate::verifier::Verifier;
 
 /// Where a node's API is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -184,7 +185,10 @@ impl Client {
         Ok(Self { endpoint, token, tls: None })
     }
 
-    /// The same client, trusting the certificates in a PEM file for `https`.
+    /// The same client, trusting the certificates in a PEM file for `https`: as authorities, and as nodes' own.
+    ///
+    /// A node that made its certificate itself may be reached by a name or address that it did not have then. Whoever
+    /// has the key of a certificate that is in the file is the node that was meant, whatever it is called.
     ///
     /// # Errors
     /// When the file cannot be read or holds no certificate.
@@ -192,17 +196,22 @@ impl Client {
         use rustls_pki_types::{CertificateDer, pem::PemObject};
         let tls_error = |e: &dyn std::fmt::Display| ClientError::Tls(format!("{}: {e}", pem.display()));
         let mut roots = rustls::RootCertStore::empty();
+        let mut known = Vec::new();
         for certificate in CertificateDer::pem_file_iter(pem).map_err(|e| tls_error(&e))? {
-            roots.add(certificate.map_err(|e| tls_error(&e))?).map_err(|e| tls_error(&e))?;
+            let certificate = certificate.map_err(|e| tls_error(&e))?;
+            roots.add(certificate.clone()).map_err(|e| tls_error(&e))?;
+            known.push(certificate);
         }
         if roots.is_empty() {
             return Err(tls_error(&"holds no certificate"));
         }
         let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let verifier = Verifier::new(roots, known, &provider).map_err(|e| tls_error(&e))?;
         let config = rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(|e| ClientError::Tls(e.to_string()))?
-            .with_root_certificates(roots)
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier))
             .with_no_client_auth();
         self.tls = Some(Arc::new(config));
         Ok(self)

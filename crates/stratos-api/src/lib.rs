@@ -11,6 +11,8 @@ pub mod header;
 pub mod node;
 pub mod path;
 pub mod types;
+#[cfg(feature = "client")]
+mod verifier;
 
 #[cfg(feature = "client")]
 pub use client::{Client, Endpoint};

@@ -260,6 +260,20 @@ mod tests {
         );
     }
 
+    /// A node's own certificate is known by itself, so the names in it need not be the one that it is reached by.
+    #[tokio::test]
+    async fn a_known_certificate_is_believed_under_any_name_and_no_other_is() {
+        let node = start(true, ping(), Duration::from_secs(5));
+        // The certificate is for `localhost` and 127.0.0.1.
+        let url = format!("https://[::ffff:127.0.0.1]:{}", node.tcp.port());
+        let client = node.client(&url, true).trust(&node.path("cert")).unwrap();
+        assert_eq!(status(&client, "/v1/ping", "").await, 200);
+        let other = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+        std::fs::write(node.path("other"), other.cert.pem()).unwrap();
+        let client = node.client(&format!("https://{}", node.tcp), true).trust(&node.path("other")).unwrap();
+        assert!(client.send(Call::new(http::Method::GET, "/v1/ping", "")).await.is_err());
+    }
+
     /// A client that sends all of its body before it reads gets the refusal, and its connection is of use after.
     #[tokio::test]
     async fn a_body_too_large_is_refused_on_a_connection_that_lives() {
