@@ -167,7 +167,7 @@ impl BuildError {
                 Some(format!("install the package that holds `{program}`"))
             }
             Self::Inside { source: RunError::Failed { output, .. }, .. }
-                if output.contains("unshare failed") =>
+                if output.contains("unshare: ") =>
             {
                 Some("run it as root, or where users may make namespaces".to_owned())
             }
