@@ -258,6 +258,48 @@ fn layers_are_found_from_inside_the_tree() {
 }
 
 #[test]
+fn images_are_listed_from_the_cache() {
+    let dir = dir();
+    let images = dir.path().join("cache/images");
+    let run = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_stratos"));
+        command.args(args).current_dir(dir.path()).env_clear().env("STRATOS_CACHE", dir.path().join("cache"));
+        let output = command.output().expect("the binary starts");
+        let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        (output.status.code(), text.replace(&dir.path().display().to_string(), "[dir]"))
+    };
+    let none = "no images yet; build one with `stratos image build`\n";
+    assert_eq!(run(&["image", "ls"]), (Some(0), none.into()));
+    assert_eq!(run(&["image", "ls", "--json"]), (Some(0), "[]\n".into()));
+
+    std::fs::create_dir_all(&images).expect("it is made");
+    let digest = |digit: &str| format!("sha256:{}", digit.repeat(64));
+    let manifest = format!(
+        "{{\"version\":\"0.1.0\",\"arch\":\"amd64\",\"kernel\":\"debian\",\"kernel_version\":\"6.12.1-cloud-amd64\",\
+         \"inputs_digest\":\"{0}\",\"folder\":\"debian-00\",\"root_hash\":\"{1}\",\"cmdline\":\"roothash=1\",\
+         \"files\":[{{\"name\":\"disk.img\",\"size\":1113587712,\"compressed\":104857600,\"digest\":\"{0}\"}}]}}",
+        digest("0"),
+        digest("1"),
+    );
+    std::fs::write(images.join("debian.json"), &manifest).expect("it is written");
+    let table = format!(
+        "KERNEL  KERNEL VERSION      STRATOS  SHIPPED  ROOT HASH\n\
+         debian  6.12.1-cloud-amd64  0.1.0    100 MiB  {}\n",
+        "1".repeat(64)
+    );
+    assert_eq!(run(&["image", "ls"]), (Some(0), table));
+    assert_eq!(run(&["image", "ls", "--json"]), (Some(0), format!("[{manifest}]\n")));
+
+    std::fs::write(images.join("stratos.json"), "{").expect("it is written");
+    let damaged = "error: cannot read [dir]/cache/images/stratos.json\n  EOF while parsing an object at line 1 column 1\n\
+                   hint: build it again with `stratos image build --kernel stratos`\n";
+    assert_eq!(run(&["image", "ls"]), (Some(1), damaged.into()));
+    let (code, text) = run(&["image", "build", "--kernel", "hurd"]);
+    assert_eq!(code, Some(2));
+    assert!(text.contains("`hurd` is not a kernel (debian or stratos)"), "{text}");
+}
+
+#[test]
 fn help_shows_commands_examples_and_exit_codes() {
     let dir = dir();
     let short = stratos(dir.path(), &["-h"]);
@@ -274,6 +316,7 @@ fn help_shows_commands_examples_and_exit_codes() {
         "dead-letters",
         "dev",
         "layer",
+        "image",
         "node",
         "completions",
         "help",
@@ -283,7 +326,7 @@ fn help_shows_commands_examples_and_exit_codes() {
     }
     assert!(stratos(dir.path(), &["--help"]).contains("  3  no node answered\n"));
     assert_eq!(stratos(dir.path(), &["help"]), stratos(dir.path(), &["--help"]));
-    let with_examples: [&[&str]; 17] = [
+    let with_examples: [&[&str]; 19] = [
         &["new"],
         &["deploy"],
         &["invoke"],
@@ -298,6 +341,8 @@ fn help_shows_commands_examples_and_exit_codes() {
         &["layer", "build"],
         &["layer", "lock"],
         &["layer", "ls"],
+        &["image", "build"],
+        &["image", "ls"],
         &["node", "health"],
         &["completions"],
         &["deploy"],
