@@ -22,6 +22,9 @@ use crate::timing::Phases;
 pub(crate) const BOOT_LIMIT: Duration = Duration::from_secs(600);
 /// How long an answer may take there.
 pub(crate) const ANSWER_LIMIT: Duration = Duration::from_secs(120);
+/// In this time what a node does in the background after a boot or a first start comes to an end: reading ahead what is
+/// remembered, looking at what was read.
+pub(crate) const SETTLE: Duration = Duration::from_secs(20);
 /// How long the first connection may take until it is given up for another; each later one twice as long.
 const FIRST_PATIENCE: Duration = Duration::from_millis(500);
 /// Pause after a connection that failed.

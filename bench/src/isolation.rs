@@ -15,13 +15,14 @@ use stratos_types::{KernelChoice, NodeConfig};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use crate::guest::{self, BOOT_LIMIT, Guest, Loading, Prepared};
+use crate::guest::{self, Answer, BOOT_LIMIT, Guest, Loading, Prepared, SETTLE};
 use crate::interrupt::Interrupt;
 use crate::output::{JsonLines, Progress, table};
 use crate::stats::{Sample, ms};
 
 /// The reserved CPU; CPU 0 is left to the node and all other functions.
 const RESERVED: &str = "1";
+const SHARED: &str = "0";
 /// Requests of one subject before the next one's turn.
 const BLOCK: usize = 50;
 /// Functions that take all the CPU time they can get.
@@ -151,10 +152,12 @@ async fn in_turns(guest: &Guest, options: &Options) -> Result<Vec<Measured>> {
         .flat_map(|load| [Class::Reserved, Class::Shared].map(|class| (class, load)))
         .map(|(class, load)| Measured { class, load, totals: Vec::new(), handlers: Vec::new() })
         .collect();
-    // Their start does not count.
+    // Their start does not count. Their answer tells whether they run where they should.
     for class in [Class::Reserved, Class::Shared] {
-        guest.invoke(class.function(), &payload).await?;
+        let answer = guest.invoke(class.function(), &payload).await?;
+        on_cpus(&answer, class)?;
     }
+    sleep(SETTLE).await;
     let n = options.n as usize;
     let progress = Progress::new("request", n);
     while measured[0].totals.len() < n {
@@ -180,6 +183,13 @@ async fn check_reserved(guest: &Guest) -> Result<()> {
     let ability = init.abilities.iter().find(|ability| ability.name == "reserved CPUs");
     let ability = ability.context("the node does not say whether it has reserved CPUs")?;
     ensure!(ability.available, "the node has no reserved CPUs: {}", ability.detail);
+    Ok(())
+}
+
+/// That a function may run on the CPUs of its class, and no others.
+fn on_cpus(answer: &Answer, class: Class) -> Result<()> {
+    let expected = format!("[{}]", if class == Class::Reserved { RESERVED } else { SHARED });
+    ensure!(answer.body == expected, "{class:?} functions run on {}", answer.body.escape_ascii());
     Ok(())
 }
 
@@ -212,7 +222,7 @@ impl Hogs {
             tasks.spawn(async move {
                 while !enough.load(Ordering::Relaxed) {
                     let payload = format!("{{\"seconds\":{HOG_SECONDS}}}");
-                    asker.ask(HOG, &payload, HOG_LIMIT).await?;
+                    on_cpus(&asker.ask(HOG, &payload, HOG_LIMIT).await?, Class::Shared)?;
                 }
                 Ok(())
             });

@@ -12,7 +12,7 @@ use stratos_types::{KernelChoice, NodeConfig};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-use crate::guest::{self, Answer, BOOT_LIMIT, Guest, Hardware, Loading, Prepared, api_error};
+use crate::guest::{self, Answer, BOOT_LIMIT, Guest, Hardware, Loading, Prepared, SETTLE, api_error};
 use crate::interrupt::Interrupt;
 use crate::output::{JsonLines, Progress, table};
 use crate::stats::ms;
@@ -34,8 +34,6 @@ const LEAST_PATIENCE: Duration = Duration::from_secs(15);
 const LOOK: Duration = Duration::from_millis(500);
 /// More functions than can fit.
 const MAX_FUNCTIONS: usize = 500;
-/// Between ready and the first request: the boot's own work, and what is read ahead, come to an end.
-const SETTLE: Duration = Duration::from_secs(20);
 /// The function whose first start is timed: examples/hello-node.
 const NODE: &str = "hello-node";
 
