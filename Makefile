@@ -22,16 +22,16 @@ BIN := $(or $(CARGO_TARGET_DIR),target)/release
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
 
-run: setup ## start a node, deploy the examples, invoke each cold and warm, print a table, clean up
+run: setup ## boot StratOS in a virtual machine, deploy the examples, invoke each cold and warm, print a table
 	$(BUILD)
-	$(BIN)/stratos layer build
-	$(ROOT) $(BIN)/demo
+	$(BIN)/stratos image build
+	$(BIN)/demo
 
 test: ## everything that CI runs: format, clippy, tidy, licences, layers, all tests
 	@sh scripts/setup.sh test
 	cargo xtask ci
 
-dev: setup ## keep a node running in the foreground; stop it with Ctrl-C
+dev: setup ## keep a node running on this machine in the foreground; stop it with Ctrl-C
 	$(BUILD)
 	$(BIN)/stratos layer build
 	$(ROOT) $(BIN)/stratosd --dev

@@ -109,7 +109,10 @@ pub fn boot_config(data: &[u8]) {
         assert!(sysctls.iter().all(|sysctl| !sysctl.key.contains("..") && !sysctl.key.contains('/')));
     }
     if let Ok(line) = CommandLine::parse(text) {
-        assert_eq!(line.root_hash.is_some(), text.split_ascii_whitespace().any(|w| w.starts_with("roothash=")));
+        assert_eq!(
+            line.root_hash.is_some(),
+            text.split_ascii_whitespace().any(|w| w.starts_with("roothash="))
+        );
     }
 }
 
@@ -123,7 +126,11 @@ pub fn boot_dhcp(data: &[u8]) {
         Some(Answer::Offer(lease)) => {
             check_lease(&lease);
             let ask = Ask::Request { address: lease.address, server: lease.server };
-            assert_eq!(dhcp::parse(&client.message(ask, 0), &client), None, "a client's message is no answer");
+            assert_eq!(
+                dhcp::parse(&client.message(ask, 0), &client),
+                None,
+                "a client's message is no answer"
+            );
         }
         Some(Answer::Ack(lease)) => check_lease(&lease),
         Some(Answer::Nak) | None => {}
@@ -131,7 +138,9 @@ pub fn boot_dhcp(data: &[u8]) {
 }
 
 fn check_lease(lease: &Lease) {
-    assert!(!lease.address.is_unspecified() && !lease.address.is_multicast() && !lease.address.is_broadcast());
+    assert!(
+        !lease.address.is_unspecified() && !lease.address.is_multicast() && !lease.address.is_broadcast()
+    );
     assert!((1..=32).contains(&lease.prefix));
     assert!(lease.dns.len() <= 3);
     match (lease.renew_s, lease.rebind_s, lease.ends_s) {

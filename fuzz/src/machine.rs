@@ -25,14 +25,17 @@ pub fn machine(data: &[u8]) {
         // What the chart itself opens, and nothing that a record adds.
         let tags = svg.matches('<').count();
         let own = ["svg", "title", "style", "text", "line", "g", "rect"];
-        let opened = own.iter().map(|tag| svg.matches(&format!("<{tag}")).count() + svg.matches(&format!("</{tag}>")).count());
+        let opened = own
+            .iter()
+            .map(|tag| svg.matches(&format!("<{tag}")).count() + svg.matches(&format!("</{tag}>")).count());
         assert_eq!(tags, opened.sum::<usize>(), "{svg}");
     }
     if let Some(recording) = Recording::parse(data) {
         assert!(recording.images.len() <= MAX_IMAGES);
         for image in &recording.images {
             assert!(image.bytes() <= MAX_IMAGE_BYTES);
-            let inside = |path: &str| Path::new(path).components().all(|part| matches!(part, Component::Normal(_)));
+            let inside =
+                |path: &str| Path::new(path).components().all(|part| matches!(part, Component::Normal(_)));
             assert!(image.files.iter().all(|file| inside(&file.path)));
         }
         let written = serde_json::to_vec(&recording).expect("a recording is plain data");

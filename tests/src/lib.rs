@@ -3,6 +3,8 @@
 //! A [`Node`] is a `stratosd` of this build with a state folder and a socket of its own; it is stopped, and its
 //! traces on the machine are gone, when it is dropped. Tests that need root call [`need_root`] first.
 
+pub mod api;
+pub mod guest;
 pub mod machine;
 pub mod node;
 pub mod package;
@@ -13,7 +15,9 @@ pub mod session;
 pub mod tcp;
 pub mod vm;
 
-pub use node::{Answer, Node, NodeBuilder};
+pub use api::{Answer, Api};
+pub use guest::{Guest, Workshop};
+pub use node::{Node, NodeBuilder};
 pub use package::Package;
 pub use session::Session;
 
@@ -47,12 +51,19 @@ pub fn program(name: &str) -> PathBuf {
     beside.unwrap_or_else(|| panic!("`{name}` is not built; run `cargo build --workspace` first"))
 }
 
+/// The cache folder of builds.
+///
+/// # Panics
+/// When nothing tells where it is.
+pub fn cache_dir() -> PathBuf {
+    stratos_image::default_cache_dir().expect("HOME is set")
+}
+
 /// The folder with built layers.
+///
+/// # Panics
+/// When nothing tells where it is.
 pub fn layers_dir() -> PathBuf {
-    let from = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-    from("STRATOS_LAYERS")
-        .or_else(|| from("STRATOS_CACHE").map(|dir| dir.join("layers")))
-        .or_else(|| from("XDG_CACHE_HOME").map(|dir| dir.join("stratos/layers")))
-        .or_else(|| from("HOME").map(|dir| dir.join(".cache/stratos/layers")))
-        .expect("HOME is set")
+    let named = std::env::var_os("STRATOS_LAYERS").filter(|v| !v.is_empty()).map(PathBuf::from);
+    named.unwrap_or_else(|| cache_dir().join("layers"))
 }

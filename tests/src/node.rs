@@ -1,20 +1,17 @@
 //! A node for one test.
 
 use std::ffi::OsString;
-use std::io::Read as _;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use http::{HeaderMap, Method, StatusCode};
-use http_body_util::BodyExt as _;
+use http::Method;
 use serde_json::Value;
-use stratos_api::client::{Call, Client, ClientError, Connection, Endpoint};
-use stratos_api::{ApiError, InvocationRecord, VersionInfo};
+use stratos_api::client::{Call, Client, Endpoint};
 use tempfile::TempDir;
 
-use crate::Package;
+use crate::Api;
 
 /// How long a node may take to come up or to stop, on a slow and busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -34,46 +31,7 @@ pub struct Node {
     arguments: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
     child: Option<Child>,
-    client: Client,
-}
-
-/// An answer, read to its end.
-#[derive(Debug, Clone)]
-pub struct Answer {
-    /// HTTP status.
-    pub status: StatusCode,
-    /// Headers.
-    pub headers: HeaderMap,
-    /// Body.
-    pub body: Bytes,
-}
-
-impl Answer {
-    /// The body as JSON.
-    ///
-    /// # Panics
-    /// When it is not JSON.
-    pub fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {}", self.text()))
-    }
-
-    /// The body as text.
-    pub fn text(&self) -> String {
-        String::from_utf8_lossy(&self.body).into_owned()
-    }
-
-    /// A header's value; empty when it is missing.
-    pub fn header(&self, name: &str) -> &str {
-        self.headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default()
-    }
-
-    /// The error in the body.
-    ///
-    /// # Panics
-    /// When it holds none.
-    pub fn error(&self) -> ApiError {
-        serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {}", self.text()))
-    }
+    api: Api,
 }
 
 impl NodeBuilder {
@@ -114,8 +72,9 @@ impl NodeBuilder {
         let dir = self.dir.unwrap_or_else(new);
         let socket = dir.path().join("api.sock");
         let client = Client::new(Endpoint::Unix(socket), None).expect("a client without a token");
+        let api = Api::new(client, dir.path().join("node.log"));
         let Self { dev, arguments, environment, .. } = self;
-        let mut node = Node { dir, dev, arguments, environment, child: None, client };
+        let mut node = Node { dir, dev, arguments, environment, child: None, api };
         node.spawn();
         node.wait_until_up().await;
         node
@@ -141,11 +100,6 @@ impl Node {
     /// The API's socket.
     pub fn socket(&self) -> PathBuf {
         self.dir.path().join("api.sock")
-    }
-
-    /// A client of this node.
-    pub fn client(&self) -> &Client {
-        &self.client
     }
 
     /// The process id.
@@ -185,7 +139,7 @@ impl Node {
     async fn wait_until_up(&mut self) {
         let begun = Instant::now();
         loop {
-            if self.client.json::<Value>(Call::new(Method::GET, "/v1/health", "")).await.is_ok() {
+            if self.client().json::<Value>(Call::new(Method::GET, "/v1/health", "")).await.is_ok() {
                 return;
             }
             let ended = self.child.as_mut().expect("spawned").try_wait().expect("a child to wait for");
@@ -193,15 +147,6 @@ impl Node {
             assert!(ended.is_none() && !gave_up, "the node did not come up ({ended:?}):\n{}", self.log());
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-    }
-
-    /// What the node wrote to stderr.
-    pub fn log(&self) -> String {
-        let mut log = String::new();
-        if let Ok(mut file) = std::fs::File::open(self.dir.path().join("node.log")) {
-            file.read_to_string(&mut log).unwrap_or_default();
-        }
-        log
     }
 
     /// Ends the node with SIGKILL.
@@ -237,70 +182,13 @@ impl Node {
             std::thread::sleep(Duration::from_millis(5));
         }
     }
+}
 
-    /// Sends any request.
-    ///
-    /// # Panics
-    /// When no answer comes.
-    pub async fn call(&self, call: Call) -> Answer {
-        self.try_call(call).await.unwrap_or_else(|e| panic!("{e:?}\n{}", self.log()))
-    }
+impl Deref for Node {
+    type Target = Api;
 
-    /// Sends any request.
-    ///
-    /// # Errors
-    /// When no answer comes.
-    pub async fn try_call(&self, call: Call) -> Result<Answer, ClientError> {
-        let mut connection = self.client.connect().await?;
-        self.call_on(&mut connection, call).await
-    }
-
-    /// Sends any request on a connection that is kept.
-    ///
-    /// # Errors
-    /// When no answer comes.
-    pub async fn call_on(&self, connection: &mut Connection, call: Call) -> Result<Answer, ClientError> {
-        let response = connection.send(&self.client, call).await?;
-        let (head, body) = response.into_parts();
-        let broken = |source| ClientError::Broken { endpoint: self.client.endpoint().clone(), source };
-        let body = body.collect().await.map_err(broken)?.to_bytes();
-        Ok(Answer { status: head.status, headers: head.headers, body })
-    }
-
-    /// Deploys a package; gives whatever the node answers.
-    pub async fn try_deploy(&self, package: &Package) -> Answer {
-        self.call(Call::new(Method::POST, "/v1/functions", package.archive())).await
-    }
-
-    /// Deploys a package.
-    ///
-    /// # Panics
-    /// When the node refuses it.
-    pub async fn deploy(&self, package: &Package) -> VersionInfo {
-        let answer = self.try_deploy(package).await;
-        assert!(answer.status.is_success(), "deploy: {}\n{}", answer.text(), self.log());
-        serde_json::from_slice(&answer.body).unwrap_or_else(|e| panic!("{e}: {}", answer.text()))
-    }
-
-    /// Invokes a function.
-    pub async fn invoke(&self, name: &str, payload: impl Into<Bytes>) -> Answer {
-        self.call(Call::new(Method::POST, format!("/v1/functions/{name}/invoke"), payload)).await
-    }
-
-    /// Invokes a function that must answer 200; gives the answer's JSON.
-    ///
-    /// # Panics
-    /// When it fails.
-    pub async fn invoke_ok(&self, name: &str, payload: impl Into<Bytes>) -> Value {
-        let answer = self.invoke(name, payload).await;
-        assert_eq!(answer.status, 200, "{}\n{}", answer.text(), self.log());
-        answer.json()
-    }
-
-    /// The last invocations of a function, newest first.
-    pub async fn records(&self, name: &str) -> Vec<InvocationRecord> {
-        let answer = self.call(Call::new(Method::GET, format!("/v1/functions/{name}/invocations"), "")).await;
-        serde_json::from_slice(&answer.body).unwrap_or_else(|e| panic!("{e}: {}", answer.text()))
+    fn deref(&self) -> &Api {
+        &self.api
     }
 }
 

@@ -166,9 +166,7 @@ impl BuildError {
             Self::Inside { source: RunError::Start { program, .. }, .. } => {
                 Some(format!("install the package that holds `{program}`"))
             }
-            Self::Inside { source: RunError::Failed { output, .. }, .. }
-                if output.contains("unshare: ") =>
-            {
+            Self::Inside { source: RunError::Failed { output, .. }, .. } if output.contains("unshare: ") => {
                 Some("run it as root, or where users may make namespaces".to_owned())
             }
             Self::Programs(error) => error.hint(),

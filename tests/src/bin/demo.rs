@@ -1,11 +1,16 @@
-//! `make run`: a node, the three example functions, each called cold and warm, one table, everything cleaned up.
+//! `make run`: StratOS in a virtual machine, the three example functions, each called cold and warm, one table,
+//! everything gone again. Needs no root.
+
+use std::process::ExitCode;
 
 use anyhow::{Context as _, ensure};
 use stratos_api::{InvocationRecord, Phases};
-use stratos_tests::{Answer, Node, Package, package};
+use stratos_tests::{Answer, Guest, Package, Workshop, package};
+use stratos_types::KernelChoice;
+use stratos_vm::{Accelerator, VmError};
 
 /// Warm calls of each function; the fastest is shown, since this machine may be busy with other things.
-const WARM_CALLS: usize = 20;
+const WARM_CALLS: usize = 10;
 
 const EVENT: &str = r#"{"name":"newcomer"}"#;
 
@@ -18,40 +23,59 @@ struct Row {
 }
 
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
-    ensure!(rustix::process::geteuid().is_root(), "instances need root; `make run` takes care of that");
+async fn main() -> ExitCode {
+    let Err(error) = run().await else { return ExitCode::SUCCESS };
+    eprintln!("error: {error:#}");
+    if let Some(hint) = error.downcast_ref::<VmError>().and_then(VmError::hint) {
+        eprintln!("hint: {hint}");
+    }
+    ExitCode::FAILURE
+}
+
+async fn run() -> anyhow::Result<()> {
     let native = std::fs::read(package::native_example()?)?;
     let examples = [
         Package::folder("examples/hello-node"),
         Package::folder("examples/hello-python"),
         Package::folder("examples/hello-native").executable("bootstrap", native),
     ];
-    eprintln!("starting a node");
-    let mut node = Node::start().await;
+    let workshop = Workshop::find(KernelChoice::Debian).await?;
+    let kernel = &workshop.image().manifest().kernel_version;
+    eprintln!("booting StratOS in a virtual machine (kernel {kernel}, {})", workshop.accelerator());
+    let guest = workshop.try_boot(workshop.machine()).await?;
+    let ready = guest.ready.context("a boot ends with its line")?;
+    eprintln!(
+        "ready {:.1} s after power-on: kernel {:.1} s, PID 1 and services {:.1} s",
+        ready.at.as_secs_f64(),
+        ready.kernel.as_secs_f64(),
+        ready.since_kernel.saturating_sub(ready.kernel).as_secs_f64()
+    );
     let mut rows = Vec::new();
     for example in &examples {
-        let version = node.deploy(example).await;
+        let version = guest.deploy(example).await;
         let name = version.spec.parse::<toml::Table>()?["name"].as_str().unwrap_or_default().to_owned();
         eprintln!("deployed {name}");
-        rows.push(run(&node, &name, version.runtime).await?);
+        rows.push(call(&guest, &name, version.runtime).await?);
     }
-    for line in node.log().lines().filter(|l| l.contains("WARN")) {
-        eprintln!("{line}");
+    let status = guest.power_off().await;
+    ensure!(status.success(), "QEMU ended ({status})");
+    eprintln!("the machine is off");
+    if workshop.accelerator() == Accelerator::Emulation {
+        println!("\nemulated: this computer has no usable KVM, so software runs every instruction");
     }
-    node.stop();
     print(&rows);
     Ok(())
 }
 
-async fn run(node: &Node, name: &str, runtime: String) -> anyhow::Result<Row> {
-    let cold = node.invoke(name, EVENT).await;
+async fn call(guest: &Guest, name: &str, runtime: String) -> anyhow::Result<Row> {
+    let cold = guest.invoke(name, EVENT).await;
     check(name, &cold)?;
-    let first = newest(node, name).await?;
+    let first = newest(guest, name).await?;
     ensure!(first.cold, "{name}: the first call was not cold");
     let mut fastest: Option<InvocationRecord> = None;
     for _ in 0..WARM_CALLS {
-        check(name, &node.invoke(name, EVENT).await)?;
-        let record = newest(node, name).await?;
+        check(name, &guest.invoke(name, EVENT).await)?;
+        let record = newest(guest, name).await?;
         ensure!(!record.cold, "{name}: a second call was cold");
         if fastest.as_ref().is_none_or(|f| record.phases.total_us < f.phases.total_us) {
             fastest = Some(record);
@@ -61,8 +85,8 @@ async fn run(node: &Node, name: &str, runtime: String) -> anyhow::Result<Row> {
     Ok(Row { function: name.into(), runtime, cold: first.phases, warm, answer: cold.text() })
 }
 
-async fn newest(node: &Node, name: &str) -> anyhow::Result<InvocationRecord> {
-    node.records(name).await.into_iter().next().with_context(|| format!("{name}: no record"))
+async fn newest(guest: &Guest, name: &str) -> anyhow::Result<InvocationRecord> {
+    guest.records(name).await.into_iter().next().with_context(|| format!("{name}: no record"))
 }
 
 fn check(name: &str, answer: &Answer) -> anyhow::Result<()> {

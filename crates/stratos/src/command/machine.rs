@@ -62,7 +62,10 @@ pub(crate) async fn boot(args: &ImageBootArgs, output: Output) -> Result<()> {
             note("switching the machine off; a second Ctrl-C cuts its power");
             tokio::select! {
                 status = machine.power_off(OFF_LIMIT) => status?,
-                () = signals.any() => return Ok(()),
+                () = signals.any() => {
+                    note("the machine's power is cut");
+                    return Ok(());
+                }
             }
         }
     };
