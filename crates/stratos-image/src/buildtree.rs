@@ -15,12 +15,15 @@ use crate::lock::{LockedTree, Sources};
 use crate::progress::Step;
 use crate::spec::{Deb, LayerSpec, SpecError, Symlink, VersionSource};
 use crate::tree::Tree;
-use crate::{arch, assemble, lock};
+use crate::{arch, assemble, cache, lock};
 
 /// Where the descriptions are, relative to the repository.
 const FOLDER: &str = "distro/build";
 /// Raised when the way trees are made changes.
 const FORMAT: u32 = 1;
+
+/// How many trees of one name the cache keeps: the newest, and the one before, in which something may be compiling.
+const KEPT: usize = 2;
 
 /// The description of a build tree.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -226,6 +229,7 @@ impl Builder<'_> {
                 tree.folder(folder, &spec.name).map_err(failed)?;
             }
             std::fs::rename(&place, &root).map_err(at("rename", &place))?;
+            cache::keep_newest(&self.cache.trees(), &format!("{}-", listed.name), KEPT)?;
         }
         Ok(BuildTree { root, digest, sources })
     }

@@ -143,6 +143,31 @@ impl Cache {
     }
 }
 
+/// Removes all but the newest `keep` folders in `folder` whose names begin with `prefix`, and their logs.
+pub(crate) fn keep_newest(folder: &Path, prefix: &str, keep: usize) -> Result<(), FileError> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(at("list", folder))? {
+        let path = entry.map_err(at("list", folder))?.path();
+        let named = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix));
+        if named && path.is_dir() {
+            let made = std::fs::metadata(&path).and_then(|meta| meta.modified());
+            found.push((made.map_err(at("inspect", &path))?, path));
+        }
+    }
+    found.sort();
+    for (_, old) in found.iter().rev().skip(keep) {
+        std::fs::remove_dir_all(old).map_err(at("remove", old))?;
+        let log = PathBuf::from(format!("{}.log", old.display()));
+        match std::fs::remove_file(&log) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(at("remove", &log)(error));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 fn create_lock(file: &Path) -> Result<File, FileError> {
     File::options().create(true).truncate(false).write(true).open(file).map_err(at("open", file))
 }
@@ -176,6 +201,23 @@ mod tests {
         assert_eq!(made.unwrap(), folder.path().join("work/kernel"));
         let other = create_lock(&folder.path().join("build.lock")).unwrap();
         assert!(other.try_lock().is_err(), "the cache is locked again");
+    }
+
+    #[test]
+    fn the_newest_of_a_kind_are_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        for (age, name) in ["other", "kernel-a", "kernel-b", "kernel-c"].into_iter().rev().enumerate() {
+            let made = folder.path().join(name);
+            std::fs::create_dir(&made).unwrap();
+            std::fs::write(folder.path().join(format!("{name}.log")), "").unwrap();
+            let time = std::time::SystemTime::now() - std::time::Duration::from_secs(60 * age as u64);
+            File::open(made).unwrap().set_modified(time).unwrap();
+        }
+        keep_newest(folder.path(), "kernel-", 2).unwrap();
+        let entries = std::fs::read_dir(folder.path()).unwrap();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["kernel-b", "kernel-b.log", "kernel-c", "kernel-c.log", "other", "other.log"]);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! All that no fragment names is off, as far as kconfig allows. kconfig drops an option whose dependencies are not met
 //! without a word, so the expanded configuration is compared with what was asked for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -38,6 +38,9 @@ pub enum KernelError {
     /// kconfig did not take what was asked for.
     #[error("the kernel's source does not give what distro/kernel asks for: {}", .0.join(", "))]
     NotTaken(Vec<String>),
+    /// The source has no option of that name, so that it is neither on nor off.
+    #[error("the kernel's source has no option {}, which distro/kernel names", .0.join(", "))]
+    Unknown(Vec<String>),
     /// There is no configuration for this architecture.
     #[error("StratOS's own kernel is configured for amd64 only, not for {arch}")]
     Arch {
@@ -187,6 +190,34 @@ impl KernelConfig {
         })
     }
 
+    /// Checks that the kernel's source knows every option: one that is to be off would otherwise pass unseen when its
+    /// name is wrong.
+    ///
+    /// # Errors
+    /// Every option that it does not know.
+    pub(crate) fn check_known(&self, source: &Path) -> Result<(), KernelError> {
+        let mut unknown: BTreeSet<&str> = self.options.keys().map(String::as_str).collect();
+        let mut open = vec![source.to_owned()];
+        while let Some(folder) = open.pop() {
+            for entry in std::fs::read_dir(&folder).map_err(at("list", &folder))? {
+                let entry = entry.map_err(at("list", &folder))?;
+                if entry.file_type().map_err(at("inspect", &entry.path()))?.is_dir() {
+                    open.push(entry.path());
+                } else if entry.file_name().to_string_lossy().starts_with("Kconfig") {
+                    let text = std::fs::read(entry.path()).map_err(at("read", &entry.path()))?;
+                    for line in String::from_utf8_lossy(&text).lines() {
+                        let mut words = line.split_whitespace();
+                        if matches!(words.next(), Some("config" | "menuconfig")) {
+                            unknown.remove(words.next().unwrap_or_default());
+                        }
+                    }
+                }
+            }
+        }
+        let unknown: Vec<String> = unknown.into_iter().map(str::to_owned).collect();
+        if unknown.is_empty() { Ok(()) } else { Err(KernelError::Unknown(unknown)) }
+    }
+
     /// Compares with an expanded `.config`.
     ///
     /// # Errors
@@ -253,6 +284,16 @@ mod tests {
         let expected = "the kernel's source does not give what distro/kernel asks for: KSM is y in place of n, \
                         NR_CPUS is 64 in place of 8, SMP is n in place of y";
         assert_eq!(error.to_string(), expected);
+    }
+
+    #[test]
+    fn options_that_the_source_does_not_know_are_named() {
+        let source = tempfile::tempdir().unwrap();
+        std::fs::create_dir(source.path().join("mm")).unwrap();
+        std::fs::write(source.path().join("Kconfig"), "config SMP\n\tbool \"x\"\nconfig NR_CPUS\n").unwrap();
+        std::fs::write(source.path().join("mm/Kconfig.debug"), "menuconfig KSM\n").unwrap();
+        let error = config(GOOD).unwrap().check_known(source.path()).unwrap_err();
+        assert_eq!(error.to_string(), "the kernel's source has no option LSM, which distro/kernel names");
     }
 
     #[test]

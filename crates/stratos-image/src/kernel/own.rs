@@ -12,6 +12,7 @@ use super::{Kernel, KernelConfig, KernelError};
 use crate::arch;
 use crate::build::Builder;
 use crate::buildtree::BuildTree;
+use crate::cache;
 use crate::error::{BuildError, FileError, at};
 use crate::inside::Inside;
 use crate::lock::replace_file;
@@ -22,6 +23,8 @@ use crate::watch;
 const NAME: &str = "stratos";
 /// Raised when the way kernels are made changes, so that none made the old way is taken for current.
 const FORMAT: u32 = 1;
+/// How many kernels the cache keeps, since each takes long to compile and some branches differ in them.
+const KEPT: usize = 3;
 /// The source package's name, up to the version.
 const SOURCE: &str = "linux-source-";
 /// What kbuild would otherwise ask the machine for.
@@ -77,6 +80,7 @@ impl Builder<'_> {
             let build = Build { tree: &tree, config: &config, work, log: &log, progress };
             build.run(digest, &place)
         })?;
+        cache::keep_newest(&kernels, NAME, KEPT)?;
         progress.step("kernel", Step::Done);
         Ok(kernel)
     }
@@ -130,6 +134,7 @@ impl Build<'_> {
         self.step("unpacking the source", self.inside(true)?.command("tar").args(unpack).arg(archive))?;
 
         self.progress.step("kernel", Step::Configure);
+        self.config.check_known(&self.work.join("src"))?;
         let asked = self.out().join("asked.config");
         fs::write(&asked, self.config.text()).map_err(at("write", &asked))?;
         let inside = self.inside(false)?;

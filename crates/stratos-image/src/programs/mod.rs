@@ -21,6 +21,7 @@ pub use inputs::InputsError;
 pub use toolchain::ToolchainError;
 
 use crate::build::{BuildOptions, Builder};
+use crate::cache;
 use crate::error::{BuildError, FileError, at};
 use crate::inside::Inside;
 use crate::progress::{Progress, Step};
@@ -31,6 +32,9 @@ use toolchain::Toolchain;
 const NAME: &str = "programs";
 /// Raised when the way programs are built changes.
 const FORMAT: u32 = 1;
+/// How many builds the cache keeps, and how many sets of crates, which are large.
+const KEPT: usize = 6;
+const KEPT_CRATES: usize = 2;
 /// No shared library is needed at run time: the verified root has none.
 const RUSTFLAGS: &str = "-C target-feature=+crt-static";
 
@@ -137,6 +141,7 @@ impl Builder<'_> {
             inputs::write(&files, &build.folders.part("src")?)?;
             build.run(programs, &place)
         })?;
+        cache::keep_newest(&self.cache.kind(NAME)?, "", KEPT)?;
         progress.step(NAME, Step::Done);
         Ok((place, digest))
     }
@@ -156,6 +161,7 @@ impl Builder<'_> {
             };
             toolchain::vendor(repository, &folder, &log, shown).map_err(ProgramsError::from)?;
             fs::rename(&folder, &place).map_err(at("rename", &folder))?;
+            cache::keep_newest(&self.cache.kind("vendor")?, "", KEPT_CRATES)?;
         }
         Ok(place)
     }

