@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::error::InitError;
 use crate::files;
 use crate::gpt::{self, GptError, Guid, Partition, Table};
+use crate::state;
 
 /// Most disks that are looked at.
 const MOST_DISKS: usize = 256;
@@ -97,7 +98,7 @@ pub fn whole() -> Result<Vec<String>, InitError> {
         .collect())
 }
 
-/// The disks with a partition table. One whose first table is damaged is repaired from its second.
+/// The disks with a partition table. One of StratOS's whose first table is damaged is repaired from its second.
 ///
 /// # Errors
 /// When /sys is not mounted. A disk that cannot be read has no partitions; `notice` is told why.
@@ -120,20 +121,27 @@ fn read_table(name: &str) -> Result<Option<Disk>, InitError> {
         return Ok(None);
     }
     let disk = |table| Some(Disk { name: name.to_owned(), blocks, table });
-    match Table::parse(&device.read(0, gpt::HEAD_BYTES)?, blocks) {
+    let head = device.read(0, gpt::HEAD_BYTES)?;
+    match Table::parse(&head, blocks) {
         Ok(table) => Ok(disk(table)),
         Err(damage) => {
             let tail = device.read(device.bytes - gpt::TAIL_BYTES as u64, gpt::TAIL_BYTES)?;
             match (Table::parse_backup(&tail, blocks), damage) {
-                (Ok(table), _) => {
+                (Ok(table), _) if is_ours(&head, &table) => {
                     repair(&device, &table)?;
                     Ok(disk(table))
                 }
-                (Err(_), GptError::None) => Ok(None),
-                (Err(_), damage) => Err(InitError::invalid(format!("disk {name}"), damage.to_string())),
+                (_, GptError::None) => Ok(None),
+                (_, damage) => Err(InitError::invalid(format!("disk {name}"), damage.to_string())),
             }
         }
     }
+}
+
+/// Whether a disk whose first table is damaged is still one of StratOS's: its first block says that there is a table,
+/// and the second table has our state. On any other disk, the second table may be all that is left of an earlier use.
+fn is_ours(head: &[u8], backup: &Table) -> bool {
+    gpt::is_protective(head) && backup.partitions.iter().any(|partition| partition.label == state::LABEL)
 }
 
 /// Writes the first table again and has the kernel read it.

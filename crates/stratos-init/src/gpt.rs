@@ -253,6 +253,11 @@ impl Header {
     }
 }
 
+/// Whether a disk's first block is the protective MBR of a disk with a GUID partition table: one partition of type 0xEE.
+pub fn is_protective(head: &[u8]) -> bool {
+    head.get(450) == Some(&0xee) && head.get(510..512) == Some(&[0x55, 0xaa])
+}
+
 /// The partition of an entry; `None` for an empty one.
 fn partition(number: u32, entry: &[u8], header: &Header) -> Result<Option<Partition>, GptError> {
     let kind = guid_at(entry, 0);
@@ -382,6 +387,18 @@ mod tests {
         assert_eq!(backup.partitions[1], growth.partition);
         let repaired = backup.as_first();
         assert_eq!(repaired, growth.writes[1]);
+    }
+
+    #[test]
+    fn a_disk_without_the_protective_mbr_is_told_apart() {
+        let mut head = vec![0; 512];
+        assert!(!is_protective(&head));
+        head[450] = 0xee;
+        head[510..].copy_from_slice(&[0x55, 0xaa]);
+        assert!(is_protective(&head));
+        head[450] = 0x0c;
+        assert!(!is_protective(&head));
+        assert!(!is_protective(&[]));
     }
 
     #[test]
