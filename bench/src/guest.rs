@@ -21,7 +21,7 @@ use crate::timing::Phases;
 /// How long a boot or a shutdown may take on a slow and busy machine without KVM.
 pub(crate) const BOOT_LIMIT: Duration = Duration::from_secs(600);
 /// How long an answer may take there.
-pub(crate) const ANSWER_LIMIT: Duration = Duration::from_secs(120);
+pub(crate) const ANSWER_LIMIT: Duration = Duration::from_secs(300);
 /// In this time what a node does in the background after a boot or a first start comes to an end: reading ahead what is
 /// remembered, looking at what was read.
 pub(crate) const SETTLE: Duration = Duration::from_secs(20);
