@@ -89,10 +89,12 @@ pub(crate) fn seccomp_available() -> bool {
 
 /// True when EROFS mounts from a file on the filesystem that holds `dir`. Asks the kernel with a nameless file.
 pub(crate) fn erofs_reads_files(dir: &Path) -> bool {
-    use rustix::fs::{Mode, OFlags, ftruncate, open};
+    use rustix::fs::{Mode, OFlags, open};
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
     let Ok(file) = open(dir, flags, Mode::from_raw_mode(0o600)) else {
         return false;
     };
-    ftruncate(&file, 8192).is_ok() && stratos_sys::erofs::reads_files(&file)
+    let image = stratos_sys::erofs::empty_image();
+    rustix::io::write(&file, &image).is_ok_and(|written| written == image.len())
+        && stratos_sys::erofs::reads_files(&file)
 }

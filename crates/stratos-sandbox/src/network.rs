@@ -13,6 +13,9 @@ use stratos_sys::netns::{NetNs, connect_loopback};
 
 /// Port of the Runtime API on the loopback address of each instance.
 pub(crate) const RUNTIME_PORT: u16 = 9001;
+/// How long after the pool's own start it holds one namespace only, unless more are taken: while a machine boots, others
+/// need the processor.
+const BEGIN_TIME: Duration = Duration::from_secs(2);
 /// How long after a start the next namespace is made: a start has the processor to itself, unless the pool runs low.
 const START_TIME: Duration = Duration::from_millis(100);
 /// Pause after freeing a namespace.
@@ -41,20 +44,29 @@ fn runtime_listener() -> io::Result<TcpListener> {
     Ok(listener)
 }
 
-#[derive(Default)]
 struct State {
+    begun: Instant,
     ready: VecDeque<Ready>,
     retired: VecDeque<Arc<NetNs>>,
     taken: Option<Instant>,
     closing: bool,
 }
 
+impl Default for State {
+    fn default() -> Self {
+        let (ready, retired) = (VecDeque::new(), VecDeque::new());
+        Self { begun: Instant::now(), ready, retired, taken: None, closing: false }
+    }
+}
+
 impl State {
     /// How long the next namespace can wait; `None` when none is to be made.
     fn next_in(&self, size: usize) -> Option<Duration> {
         let since = self.taken.map_or(START_TIME, |taken| taken.elapsed());
+        let begins_in = BEGIN_TIME.saturating_sub(self.begun.elapsed());
         match self.ready.len() {
             ready if ready >= size => None,
+            1.. if self.taken.is_none() && !begins_in.is_zero() => Some(begins_in),
             ready if ready < size.div_ceil(2) => Some(Duration::ZERO),
             _ => Some(START_TIME.saturating_sub(since)),
         }
