@@ -139,6 +139,20 @@ impl Workshop {
         Ok(Guest { api: Api::new(running.client()?, log), running, ready: Some(ready) })
     }
 
+    /// Starts a machine with the debug layer and waits for its shell alone: the rest may be damaged.
+    ///
+    /// # Panics
+    /// When there is no shell; the end of its console is in the message.
+    pub async fn boot_to_shell(&self, machine: Machine) -> Guest {
+        let log = self.console_log();
+        let running = self.with_shell(machine).console(create(&log)).start().await;
+        let running = running.unwrap_or_else(|error| panic!("{}", told(&error)));
+        let client = running.client().unwrap_or_else(|error| panic!("{}", told(&error)));
+        let mut guest = Guest { api: Api::new(client, log), running, ready: None };
+        guest.wait_for_shell().await;
+        guest
+    }
+
     /// A machine from the snapshot of a freshly booted one, which is made when it is not there.
     ///
     /// # Panics
@@ -193,6 +207,20 @@ impl Guest {
             "--token-file".into(),
             path(identity.token_file()),
         ]
+    }
+
+    /// Types until a shell answers: what is typed before it reads is lost.
+    async fn wait_for_shell(&mut self) {
+        let begun = std::time::Instant::now();
+        loop {
+            self.running.type_in("echo re''ady\n").unwrap_or_else(|e| panic!("{e}"));
+            let here = |line: &stratos_vm::ConsoleLine| line.text.ends_with("ready").then_some(());
+            match self.running.wait_for("a shell", 0, Duration::from_secs(3), here).await {
+                Ok(()) => return,
+                Err(VmError::TooLate { .. }) if begun.elapsed() < PATIENCE => {}
+                Err(error) => panic!("{}", told(&error)),
+            }
+        }
     }
 
     /// Runs a command in the shell of the debug layer, and gives what it prints.
