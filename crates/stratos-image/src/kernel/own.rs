@@ -78,7 +78,10 @@ impl Builder<'_> {
                 return Ok(kernel);
             }
             let build = Build { tree: &tree, config: &config, work, log: &log, progress };
-            build.run(digest, &place)
+            let built = build.run(digest, &place);
+            // Gigabytes, of which only the log is of use when it failed.
+            empty(work)?;
+            built
         })?;
         cache::keep_newest(&kernels, NAME, KEPT)?;
         progress.step("kernel", Step::Done);
@@ -179,7 +182,6 @@ impl Build<'_> {
             fs::remove_dir_all(place).map_err(at("remove", place))?;
         }
         fs::rename(&kept, place).map_err(at("rename", &kept))?;
-        empty(self.work)?;
         Ok(finished(place)?.expect("it was written just now"))
     }
 
