@@ -1,8 +1,10 @@
-//! The check that root and initramfs hold no shell and nothing that runs with more rights than who starts it.
+//! The check that root and initramfs hold no shell and nothing that runs with more rights than who starts it, and that
+//! what the root holds can run.
 
 use std::os::unix::fs::MetadataExt as _;
 
 use super::error::ImageError;
+use crate::elf;
 use crate::error::at;
 use crate::tree::{Node, Tree};
 
@@ -27,7 +29,8 @@ pub(crate) fn file(place: &'static str, path: &str, mode: u32) -> Result<(), Ima
     Err(ImageError::Forbidden { place, path: path.to_owned(), problem })
 }
 
-/// Checks all of a tree, and that each of its links leads to something in it or below one of `mounts`.
+/// Checks all of a tree, that each of its links leads to something in it or below one of `mounts`, and that its programs
+/// need nothing that is not there.
 pub(crate) fn root(tree: &Tree, mounts: &[String]) -> Result<(), ImageError> {
     for (path, node) in tree.nodes()? {
         let mode = if let Node::Link(target) = &node {
@@ -42,7 +45,7 @@ pub(crate) fn root(tree: &Tree, mounts: &[String]) -> Result<(), ImageError> {
         };
         file("root", &path, mode)?;
     }
-    Ok(())
+    Ok(elf::check(tree)?)
 }
 
 #[cfg(test)]
@@ -68,6 +71,16 @@ mod tests {
             };
             assert_eq!(found, expected);
         }
+    }
+
+    #[test]
+    fn programs_have_to_be_static() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut tree = Tree::new(folder.path().to_owned()).unwrap();
+        let dynamic = std::fs::File::open("/proc/self/exe").unwrap();
+        tree.file("usr/bin/stratosd", true, dynamic, "test").unwrap();
+        let error = root(&tree, &[]).unwrap_err();
+        assert!(matches!(error, ImageError::Elf(elf::ElfError::Missing { .. })), "{error:?}");
     }
 
     #[test]

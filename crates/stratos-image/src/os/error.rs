@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::modules::ModuleError;
+use crate::elf::ElfError;
 use crate::error::FileError;
 use crate::run::RunError;
 use crate::tree::TreeError;
@@ -16,6 +17,9 @@ pub enum ImageError {
     /// The root's files do not fit together.
     #[error("the root cannot be assembled")]
     Tree(#[from] TreeError),
+    /// A program of the root would not run: it holds no loader and no library, so all have to be static.
+    #[error("a program of the root is not static")]
+    Elf(#[from] ElfError),
     /// Root or initramfs hold something that StratOS promises not to have.
     #[error("{place} holds {path}, which {problem}")]
     Forbidden {
