@@ -32,7 +32,8 @@ async fn an_agent_says_why_it_does_not_start() {
     assert_eq!(
         refused(&["--dev", "--listen", "0.0.0.0:0"], dir.path()),
         "error: the node cannot listen\n  0.0.0.0:0 can be reached from other machines and has no TLS\n\
-         hint: give --tls-cert FILE and --tls-key FILE, or listen on 127.0.0.1 behind a proxy that does TLS\n"
+         hint: give --tls-cert FILE and --tls-key FILE, or --tls-self-signed, or listen on 127.0.0.1 behind a proxy \
+         that does TLS\n"
     );
     std::fs::write(dir.path().join("state/state.redb"), "what is this").expect("a writable folder");
     let said = refused(&["--dev"], dir.path());
