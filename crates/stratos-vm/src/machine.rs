@@ -430,10 +430,7 @@ impl Machine {
                 if let Some(initramfs) = initramfs {
                     line.option("-initrd", [initramfs.as_os_str()]);
                 }
-                // A microvm cannot be switched off: it is told to restart, and QEMU ends in place of that.
-                let reboot = (self.kind == MachineKind::Microvm).then_some("reboot=t");
-                let own = [Some("console=ttyS0"), reboot];
-                let words = [cmdline.as_str()].into_iter().chain(own.into_iter().flatten());
+                let words = [cmdline.as_str()].into_iter().chain(self.own_words());
                 let words: Vec<&str> = words.chain(self.cmdline.iter().map(String::as_str)).collect();
                 line.option("-append", [OsStr::new(&words.join(" "))]);
             }
@@ -445,12 +442,22 @@ impl Machine {
                     }
                 }
                 // The stub before the kernel adds these words to its own line (systemd-stub(7)).
-                let words = ["console=ttyS0"].into_iter().chain(self.cmdline.iter().map(String::as_str));
+                let words = self.own_words().chain(self.cmdline.iter().map(String::as_str));
                 let words = words.collect::<Vec<_>>().join(" ").replace(',', ",,");
                 let value = format!("type=11,value=io.systemd.stub.kernel-cmdline-extra={words}");
                 line.option("-smbios", [OsStr::new(&value)]);
             }
         }
+    }
+
+    /// What the machine adds to the kernel's command line.
+    fn own_words(&self) -> impl Iterator<Item = &str> {
+        // A microvm cannot be switched off: it is told to restart, and QEMU ends in place of that.
+        let reboot = (self.kind == MachineKind::Microvm).then_some("reboot=t");
+        // The kernel gives up when its timer has not ticked in time, which happens in an emulated machine on a busy
+        // computer. Under KVM it does not look.
+        let timer = (self.accelerator == Accelerator::Emulation).then_some("no_timer_check");
+        ["console=ttyS0"].into_iter().chain(reboot).chain(timer)
     }
 
     fn device(&self, name: &str) -> String {
@@ -584,7 +591,7 @@ mod tests {
             -device virtio-net-pci,netdev=network,romfile=
             -kernel /i/vmlinuz
             -initrd /i/initramfs.img
-            -append roothash=00 quiet console=ttyS0 a=b
+            -append roothash=00 quiet console=ttyS0 no_timer_check a=b
             ",
         );
     }
@@ -614,7 +621,7 @@ mod tests {
             -device virtio-net-device,netdev=network
             -kernel /i/vmlinuz
             -initrd /i/initramfs.img
-            -append roothash=00 quiet console=ttyS0 reboot=t
+            -append roothash=00 quiet console=ttyS0 reboot=t no_timer_check
             ",
         );
     }

@@ -24,6 +24,9 @@ const OPEN_LIMIT: Duration = Duration::from_secs(60);
 /// How long the first question to the API may go unanswered; later ones twice as long each, up to the last.
 const FIRST_PATIENCE: Duration = Duration::from_millis(150);
 const LAST_PATIENCE: Duration = Duration::from_secs(5);
+/// How often, and how long each time, a node is asked to switch itself off.
+const ASKED_TO_POWER_OFF: usize = 3;
+const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(20);
 /// Between two questions that were refused at once.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
 /// What the kernel says when it gives up.
@@ -273,17 +276,23 @@ impl Running {
     /// # Errors
     /// When it is not off in time.
     pub async fn power_off(&mut self, limit: Duration) -> Result<ExitStatus, VmError> {
-        let asked = match self.client() {
-            Ok(client) => {
-                let call = Call::new(Method::POST, stratos_api::path::NODE_POWEROFF, Bytes::new());
-                timeout(LAST_PATIENCE, client.json::<Value>(call)).await.is_ok_and(|answer| answer.is_ok())
-            }
-            Err(_) => false,
-        };
-        if !asked && self.ended(Duration::ZERO).await.is_err() {
+        if !self.ask_to_power_off().await && self.ended(Duration::ZERO).await.is_err() {
             self.monitor.execute("system_powerdown", json!({})).await?;
         }
         self.ended(limit).await
+    }
+
+    /// Whether the node has taken the request. One that is busy may be slow to.
+    async fn ask_to_power_off(&self) -> bool {
+        let Ok(client) = self.client() else { return false };
+        for _ in 0..ASKED_TO_POWER_OFF {
+            let call = Call::new(Method::POST, stratos_api::path::NODE_POWEROFF, Bytes::new());
+            let answer = timeout(SHUTDOWN_PATIENCE, client.json::<Value>(call)).await;
+            if answer.is_ok_and(|answer| answer.is_ok()) {
+                return true;
+            }
+        }
+        false
     }
 
     /// Cuts the power: QEMU is killed.
