@@ -61,7 +61,7 @@ pub(crate) async fn hardware(cpus: u32, memory_mib: u64) -> Result<Hardware> {
     let image = image.context("no image; `stratos image build` makes one")?;
     let accelerator = stratos_vm::accelerator(image.cache(), &image.file("vmlinuz")?).await?;
     eprintln!("machines: {accelerator}, CPUs: {cpus}, memory: {memory_mib} MiB");
-    Ok(Hardware { cpus, memory_mib, accelerator })
+    Ok(Hardware { cpus, memory_mib, accelerator, parallel: false })
 }
 
 /// Shows what somebody has to know of a build, and no progress.
@@ -84,11 +84,14 @@ pub(crate) struct Hardware {
     pub(crate) memory_mib: u64,
     /// How instructions are run.
     pub(crate) accelerator: Accelerator,
+    /// Whether CPUs must not wait for each other; see [`Machine::parallel`].
+    pub(crate) parallel: bool,
 }
 
 impl Hardware {
     /// Gives it to a machine, whose temporary files are put into `folder`.
     pub(crate) fn of(self, machine: Machine, folder: &Path) -> Machine {
+        let machine = if self.parallel { machine.parallel() } else { machine };
         machine
             .cpus(self.cpus)
             .memory_mib(self.memory_mib)

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use stratos_image::{Archive, BuildOptions, Progress, Step};
+use stratos_vm::Qemu;
 
 /// Kernel modules that sandboxes need, each after those it depends on: paths below `kernel/`, without suffix.
 pub const MODULES: &[&str] = &["lib/libcrc32c", "fs/erofs/erofs", "drivers/block/loop", "drivers/net/veth"];
@@ -26,6 +27,8 @@ const QEMU: &str = "qemu-system-x86_64";
 const FOLDERS: &[&str] = &["examples/hello-native", "examples/hello-python"];
 /// Runtime layers in the machine.
 const LAYERS: &[&str] = &["native", "python3.13", "tools"];
+/// CPUs of the machine.
+const CPUS: u32 = 2;
 /// Memory of the machine in MiB: the image twice while it is unpacked, and the functions.
 const MEMORY_MIB: u32 = 1024;
 /// How long everything may take on a slow and busy machine without KVM.
@@ -87,7 +90,7 @@ pub fn run() -> Result<Run> {
     let image = dir.path().join("initramfs");
     write_image(&kernel, &image).context("cannot write the machine's image")?;
     let mut child =
-        qemu(&only(&kernel.join("boot"), "vmlinuz-")?, &image).spawn().context("cannot start QEMU")?;
+        qemu(&only(&kernel.join("boot"), "vmlinuz-")?, &image)?.spawn().context("cannot start QEMU")?;
     let stdout = child.stdout.take().context("stdout is a pipe")?;
     // Nothing is ever sent: it closes with the console.
     let (open, closed) = channel::<()>();
@@ -123,12 +126,12 @@ fn read_console(stdout: impl io::Read) -> io::Result<String> {
     Ok(console)
 }
 
-fn qemu(kernel: &Path, image: &Path) -> Command {
+fn qemu(kernel: &Path, image: &Path) -> Result<Command> {
+    let emulation = Qemu::find()?.emulation(CPUS, false);
     let mut command = Command::new(QEMU);
     command
-        .args(["-M", "q35", "-accel", "tcg,thread=multi", "-smp", "2", "-m", &MEMORY_MIB.to_string()])
-        // QEMU before 10 corrupts its guests now and then when it emulates CMPXCHG16B.
-        .args(["-cpu", "max,-cx16"])
+        .args(["-M", "q35", "-smp", &CPUS.to_string(), "-m", &MEMORY_MIB.to_string()])
+        .args(emulation.split(' '))
         .args(["-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot"])
         .arg("-kernel")
         .arg(kernel)
@@ -138,7 +141,7 @@ fn qemu(kernel: &Path, image: &Path) -> Command {
         .args(["-append", "console=ttyS0 loglevel=3 panic=-1 rootfstype=ramfs rdinit=/init"])
         .stdin(Stdio::null())
         .stdout(Stdio::piped());
-    command
+    Ok(command)
 }
 
 /// The one entry of a folder that begins with `prefix`.

@@ -85,6 +85,7 @@ fn start_shell(node: &mut Node, left: Duration) -> Result<(), InitError> {
         environment: environment.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
         node_environment: false,
         essential: false,
+        after_ready: false,
         restart: Restart { first_ms: 1000, most_ms: 1000, reset_after_s: 60 },
         ready: Ready { notify: false, within_s: 10 },
         stop: Stop { signal: StopSignal::Term, within_s: 1 },

@@ -22,10 +22,13 @@ use crate::error::InitError;
 use crate::files;
 use crate::log::Lines;
 use crate::patience;
+use crate::supervisor::READY_DEADLINE;
 use crate::unit::Unit;
 
 /// Descriptors below this one are a program's standard ones.
 const FIRST_OTHER: i32 = 3;
+/// What may start after the node is ready leaves the processors to the first requests for so long.
+const AFTER_READY: Duration = Duration::from_secs(1);
 /// How long the start of a program may take.
 const SPAWN_DEADLINE: Duration = Duration::from_secs(20);
 
@@ -91,7 +94,8 @@ pub struct Service {
 }
 
 impl Service {
-    /// A service that is to be started at once.
+    /// A service that is to be started at once; or when the node is ready, at the latest when nobody waits for that any
+    /// more.
     pub fn new(unit: Unit) -> Self {
         let restart = unit.restart;
         let backoff = Backoff::new(
@@ -99,9 +103,10 @@ impl Service {
             Duration::from_millis(restart.most_ms),
             Duration::from_secs(restart.reset_after_s),
         );
+        let first = if unit.after_ready { clock::now() + READY_DEADLINE } else { Duration::ZERO };
         Self {
             unit,
-            state: State::Waiting(Duration::ZERO),
+            state: State::Waiting(first),
             pid: None,
             output: None,
             lines: Lines::default(),
@@ -113,6 +118,14 @@ impl Service {
             restarts: 0,
             last_exit: None,
             backoff,
+        }
+    }
+
+    /// Starts it now if it has waited for the node to be ready.
+    pub fn not_later(&mut self) {
+        if self.unit.after_ready && self.started == Duration::ZERO && matches!(self.state, State::Waiting(_))
+        {
+            self.state = State::Waiting(Duration::ZERO);
         }
     }
 
@@ -390,6 +403,21 @@ mod tests {
         assert_eq!(service.state.deadline(), Some(Duration::ZERO));
         let status = service.status();
         assert_eq!((status.state.as_str(), status.pid, status.started_us), ("waiting", None, None));
+    }
+
+    #[test]
+    fn what_comes_after_ready_waits_for_it_once() {
+        let mut unit = service().unit;
+        unit.after_ready = true;
+        let mut service = Service::new(unit);
+        assert!(service.state.deadline() > Some(clock::now() + READY_DEADLINE / 2));
+        service.not_later();
+        assert!(service.state.deadline() <= Some(clock::now() + AFTER_READY));
+        // Later waits are those between a service's end and its next start.
+        service.started = Duration::from_secs(1);
+        service.state = State::Waiting(Duration::MAX);
+        service.not_later();
+        assert_eq!(service.state.deadline(), Some(Duration::MAX));
     }
 
     #[test]

@@ -21,7 +21,7 @@ use crate::service::{Service, State};
 use crate::{button, clock, config, files, kmsg, notify, patience, record};
 
 /// How long the node may take to become ready before that counts as failed; it goes on trying.
-const READY_DEADLINE: Duration = Duration::from_secs(180);
+pub const READY_DEADLINE: Duration = Duration::from_secs(180);
 /// The longest that PID 1 sleeps.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 /// Most bytes that are read of one service, and records of the kernel's, before others have their turn.
@@ -381,5 +381,8 @@ fn tell_ready(node: &mut Node) {
         let kernel = node.record.kernel_us / 1000;
         node.journal.say(&format!("ready in {} ms (kernel {kernel} ms)", ready / 1000));
         record::keep(node);
+        for service in &mut node.supervisor.services {
+            service.not_later();
+        }
     }
 }

@@ -37,6 +37,9 @@ pub struct Unit {
     pub node_environment: bool,
     /// Whether the node is ready only when this service is.
     pub essential: bool,
+    /// Whether it starts only once the node is ready, and leaves the processors to the others until then.
+    #[serde(default)]
+    pub after_ready: bool,
     /// When it is started again.
     pub restart: Restart,
     /// How it becomes ready.

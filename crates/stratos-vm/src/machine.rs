@@ -79,6 +79,7 @@ pub struct Machine {
     pub(crate) port: u16,
     outside: bool,
     reboots: bool,
+    parallel: bool,
     pub(crate) folder: PathBuf,
     pub(crate) sinks: Vec<Box<dyn Write + Send>>,
     pub(crate) restore: Option<String>,
@@ -116,6 +117,7 @@ impl Machine {
             port: 0,
             outside: true,
             reboots: false,
+            parallel: false,
             folder: std::env::temp_dir(),
             sinks: Vec::new(),
             restore: None,
@@ -254,6 +256,13 @@ impl Machine {
     #[must_use]
     pub fn reboots(self) -> Self {
         Self { reboots: true, ..self }
+    }
+
+    /// Emulates several CPUs at the same time even where this QEMU may break a kernel by that, for what has to see
+    /// CPUs that do not wait for each other. Otherwise such a QEMU runs them in turn.
+    #[must_use]
+    pub fn parallel(self) -> Self {
+        Self { parallel: true, ..self }
     }
 
     /// Where the machine's disk is put when it is not kept; made when it is not there.
@@ -404,9 +413,7 @@ impl Machine {
         });
         match self.accelerator {
             Accelerator::Kvm => line.words("-accel kvm -cpu host"),
-            Accelerator::Emulation => {
-                line.words(&format!("-accel tcg,thread=multi -cpu {}", qemu.emulated_cpu()));
-            }
+            Accelerator::Emulation => line.words(&qemu.emulation(self.cpus, self.parallel)),
         }
         line.words(&format!("-smp {} -m {}", self.cpus, self.memory_mib));
         line.words("-nodefaults -no-user-config -display none");
@@ -571,7 +578,7 @@ mod tests {
             &direct().isolated().read_only_disk("/i/debug,1.img".into()).kernel_option("a=b"),
             "
             -machine q35
-            -accel tcg,thread=multi
+            -accel tcg,thread=single
             -cpu max,-cx16
             -smp 2
             -m 512

@@ -50,9 +50,23 @@ impl Qemu {
         Ok(Self { version, banner })
     }
 
-    /// The processor to emulate. Before version 10 guests are corrupted now and then when CMPXCHG16B is emulated.
-    pub(crate) fn emulated_cpu(&self) -> &'static str {
+    /// The options to emulate processors with, separated by spaces: in turns unless this QEMU is sound otherwise, or
+    /// `parallel` asks for it all the same.
+    pub fn emulation(&self, cpus: u32, parallel: bool) -> String {
+        let multi = cpus == 1 || parallel || self.emulates_in_parallel();
+        format!("-accel tcg,thread={} -cpu {}", if multi { "multi" } else { "single" }, self.emulated_cpu())
+    }
+
+    /// All that this QEMU can. Before version 10 guests are corrupted now and then when CMPXCHG16B is emulated.
+    fn emulated_cpu(&self) -> &'static str {
         if self.version < QemuVersion(10, 0) { "max,-cx16" } else { "max" }
+    }
+
+    /// Whether emulated CPUs can run at the same time, each in a thread of its own. Before version 8.1 one of them may
+    /// run instructions that another one has just replaced: a kernel that patches itself as it boots then dies now and
+    /// then with `Oops: int3` (QEMU commit deba78709a, "accel/tcg: Always lock pages before translation").
+    fn emulates_in_parallel(&self) -> bool {
+        self.version >= QemuVersion(8, 1)
     }
 }
 
@@ -93,14 +107,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_are_read_and_decide_about_the_processor() {
-        for (banner, version, cpu) in [
-            ("QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18)", QemuVersion(7, 2), "max,-cx16"),
-            ("QEMU emulator version 10.0.2", QemuVersion(10, 0), "max"),
+    fn versions_are_read_and_decide_about_the_processors() {
+        for (banner, version, without_cx16, parallel) in [
+            ("QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18)", QemuVersion(7, 2), true, false),
+            ("QEMU emulator version 8.2.2 (Debian 1:8.2.2+ds-0ubuntu1)", QemuVersion(8, 2), true, true),
+            ("QEMU emulator version 10.0.2", QemuVersion(10, 0), false, true),
         ] {
             let found = parse_version(banner).unwrap();
             assert_eq!(found, version);
-            assert_eq!(Qemu { version: found, banner: banner.into() }.emulated_cpu(), cpu);
+            let qemu = Qemu { version: found, banner: banner.into() };
+            assert_eq!(qemu.emulated_cpu().contains("-cx16"), without_cx16, "{banner}");
+            assert_eq!(qemu.emulates_in_parallel(), parallel, "{banner}");
         }
         assert_eq!(parse_version("QEMU emulator version x"), None);
     }

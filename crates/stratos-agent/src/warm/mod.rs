@@ -29,6 +29,9 @@ const FILE: &str = "warm.json";
 const QUEUE: usize = 64;
 /// How long after a start its pages are looked at: the first request belongs to what is remembered.
 const SETTLE: Duration = Duration::from_secs(2);
+/// How long after the node's start it begins: its thread waits for nobody, but who checks and unpacks the blocks in the
+/// kernel does not know that nobody waits for them.
+const PAUSE: Duration = Duration::from_secs(1);
 /// How long it sleeps with nothing to look at.
 const LONG: Duration = Duration::from_secs(3600);
 /// Share of the available memory that is read ahead at most.
@@ -98,6 +101,7 @@ impl Warmer {
         let mut work = Work { path: state.join(FILE), stop: Arc::clone(&stop), known: HashSet::new() };
         let thread = std::thread::Builder::new().name("warm".into()).spawn(move || {
             let mut recording = work.load();
+            work.pause();
             work.replay(&recording, &find);
             drop(find);
             work.remember(&mut recording, &messages);
@@ -128,6 +132,14 @@ struct Work {
 impl Work {
     fn stopped(&self) -> bool {
         self.stop.load(Ordering::Acquire)
+    }
+
+    /// Lets the first requests of a node that has just started have its processors for themselves.
+    fn pause(&self) {
+        let until = Instant::now() + PAUSE;
+        while !self.stopped() && Instant::now() < until {
+            std::thread::sleep(PAUSE / 10);
+        }
     }
 
     /// What is remembered. A file that cannot be used is nothing lost: starts fill it again.
