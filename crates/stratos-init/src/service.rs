@@ -121,11 +121,11 @@ impl Service {
         }
     }
 
-    /// Starts it now if it has waited for the node to be ready.
+    /// Starts it soon if it has waited for the node to be ready, which it is now.
     pub fn not_later(&mut self) {
         if self.unit.after_ready && self.started == Duration::ZERO && matches!(self.state, State::Waiting(_))
         {
-            self.state = State::Waiting(Duration::ZERO);
+            self.state = State::Waiting(clock::now() + AFTER_READY);
         }
     }
 
