@@ -9,7 +9,7 @@ use stratos_types::{Digest, LayerManifest};
 use crate::apt::Apt;
 use crate::arch;
 use crate::assemble::{self, Copied};
-use crate::cache::Cache;
+use crate::cache::{self, Cache};
 use crate::erofs::{self, Packing};
 use crate::error::{BuildError, at};
 use crate::lock::{Lock, Sources, replace_file};
@@ -227,7 +227,7 @@ impl<'a> Builder<'a> {
         let mut tree =
             Tree::new(root.clone()).map_err(|source| BuildError::Tree { layer: name.to_owned(), source })?;
         assemble::debs(&self.cache, &mut tree, spec, &sources)?;
-        std::fs::rename(&root, &place).map_err(at("rename", &root))?;
+        cache::put(&root, &place)?;
         Ok(place)
     }
 }

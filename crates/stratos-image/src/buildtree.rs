@@ -215,7 +215,9 @@ impl Builder<'_> {
         let described = serde_json::to_vec(&(FORMAT, digests, links, &spec.exclude, &spec.mountpoints));
         let digest = Digest::of(&described.expect("descriptions are plain data"));
         let root = self.cache.trees().join(format!("{}-{}", listed.name, &digest.hex()[..16]));
-        if !root.is_dir() {
+        if root.is_dir() {
+            cache::used_again(&root)?;
+        } else {
             self.options.progress.step(&listed.name, Step::Unpack);
             let temp = self.cache.temp()?;
             let place = temp.path().join("tree");
@@ -228,7 +230,7 @@ impl Builder<'_> {
             for folder in &spec.mountpoints {
                 tree.folder(folder, &spec.name).map_err(failed)?;
             }
-            std::fs::rename(&place, &root).map_err(at("rename", &place))?;
+            cache::put(&place, &root)?;
             cache::keep_newest(&self.cache.trees(), &format!("{}-", listed.name), KEPT)?;
         }
         Ok(BuildTree { root, digest, sources })

@@ -145,6 +145,9 @@ impl Cache {
 
 /// Removes all but the newest `keep` folders in `folder` whose names begin with `prefix`, and their logs.
 pub(crate) fn keep_newest(folder: &Path, prefix: &str, keep: usize) -> Result<(), FileError> {
+    // In one step out of the way, so that half of one is never taken for whole.
+    let gone = folder.join(".gone");
+    remove_folder(&gone)?;
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(at("list", folder))? {
         let path = entry.map_err(at("list", folder))?.path();
@@ -156,7 +159,8 @@ pub(crate) fn keep_newest(folder: &Path, prefix: &str, keep: usize) -> Result<()
     }
     found.sort();
     for (_, old) in found.iter().rev().skip(keep) {
-        std::fs::remove_dir_all(old).map_err(at("remove", old))?;
+        std::fs::rename(old, &gone).map_err(at("remove", old))?;
+        remove_folder(&gone)?;
         let log = PathBuf::from(format!("{}.log", old.display()));
         match std::fs::remove_file(&log) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -166,6 +170,26 @@ pub(crate) fn keep_newest(folder: &Path, prefix: &str, keep: usize) -> Result<()
         }
     }
     Ok(())
+}
+
+fn remove_folder(folder: &Path) -> Result<(), FileError> {
+    match std::fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(at("remove", folder)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Puts a finished folder in its place. What is in it is on the disk before: what is there is taken for whole.
+pub(crate) fn put(made: &Path, place: &Path) -> Result<(), FileError> {
+    let folder = File::open(made).map_err(at("open", made))?;
+    rustix::fs::syncfs(folder).map_err(|errno| at("sync", made)(errno.into()))?;
+    std::fs::rename(made, place).map_err(at("rename", made))
+}
+
+/// Makes a folder the newest of its kind, for [`keep_newest`]: it is used again.
+pub(crate) fn used_again(folder: &Path) -> Result<(), FileError> {
+    let now = std::time::SystemTime::now();
+    File::open(folder).and_then(|file| file.set_modified(now)).map_err(at("use", folder))
 }
 
 fn create_lock(file: &Path) -> Result<File, FileError> {
@@ -213,6 +237,8 @@ mod tests {
             let time = std::time::SystemTime::now() - std::time::Duration::from_secs(60 * age as u64);
             File::open(made).unwrap().set_modified(time).unwrap();
         }
+        // What another process began to remove and did not end.
+        std::fs::create_dir_all(folder.path().join(".gone/half")).unwrap();
         keep_newest(folder.path(), "kernel-", 2).unwrap();
         let entries = std::fs::read_dir(folder.path()).unwrap();
         let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();

@@ -70,6 +70,28 @@ pub(crate) fn output(command: &mut Command) -> Result<Output, RunError> {
     Ok(output)
 }
 
+/// Variables that programs of a tree see: where the user's things are, and how to reach a package registry. A name that
+/// ends in `_` stands for all that begin with it.
+const PASSED_ON: &[&str] = &[
+    "HOME",
+    "PATH",
+    "TMPDIR",
+    "XDG_CONFIG_HOME",
+    "PIP_",
+    "SSL_CERT_",
+    "REQUESTS_CA_BUNDLE",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+    "NO_PROXY",
+];
+
+fn is_passed_on(name: &OsStr) -> bool {
+    // Names of proxies are written in small letters as well.
+    let name = name.to_string_lossy().to_uppercase();
+    PASSED_ON.iter().any(|known| name == *known || known.ends_with('_') && name.starts_with(known))
+}
+
 /// A command for a program in the tree at `root`, run by the tree's own loader with the tree's own libraries, so that
 /// it neither needs root nor anything of the host.
 pub(crate) fn tree_command(root: &Path, program: &str) -> Result<Command, RunError> {
@@ -84,12 +106,10 @@ pub(crate) fn tree_command(root: &Path, program: &str) -> Result<Command, RunErr
     let libraries = root.join("usr/lib").join(crate::arch::triplet());
     let mut command = Command::new(root.join(loader));
     command.arg("--library-path").arg(libraries).arg("--argv0").arg(program).arg(&place);
-    for (name, _) in std::env::vars_os() {
-        let loader_or_python = [b"LD_".as_slice(), b"PYTHON"];
-        if loader_or_python.iter().any(|prefix| OsStr::as_encoded_bytes(&name).starts_with(prefix)) {
-            command.env_remove(name);
-        }
-    }
+    // What is not known to be harmless may be in the bytes that come out: SOURCE_DATE_EPOCH, E2FSPROGS_FAKE_TIME and
+    // their like.
+    command.env_clear();
+    command.envs(std::env::vars_os().filter(|(name, _)| is_passed_on(name)));
     command.env("LC_ALL", "C.UTF-8").env("TZ", "UTC");
     Ok(command)
 }

@@ -71,7 +71,7 @@ pub const BOOT: &[Phase] = &[
     },
     Phase {
         name: "clock",
-        what: "sets the wall clock from the hardware's, never before the build",
+        what: "sets the wall clock from the hardware's; without one, from the last boot",
         needed: false,
         run: identity::wall_clock,
     },
@@ -183,7 +183,10 @@ fn mount_kernel(node: &mut Node) -> Result<Outcome, InitError> {
 }
 
 fn disk(node: &mut Node) -> Result<Outcome, InitError> {
-    node.cmdline = CommandLine::parse(&files::read_text("/proc/cmdline", cmdline::MAX_BYTES)?)?;
+    let text = files::read_text("/proc/cmdline", cmdline::MAX_BYTES)?;
+    // How the machine ends is known also when something else in it makes no sense.
+    node.cmdline = CommandLine::early();
+    node.cmdline = CommandLine::parse(&text)?;
     root::find(node)
 }
 

@@ -48,45 +48,34 @@ struct Found {
 pub fn load(node: &mut Node) -> Result<Outcome, InitError> {
     files::folder("/run/stratos")?;
     let kept = || files::read_text(KEPT, MAX_BYTES).ok().map(|text| Found { text, place: "the state" });
-    let given = match smbios_credential()? {
-        Some(text) => Some(Found { text, place: "a systemd credential" }),
-        None => nocloud()?.map(|text| Found { text, place: "a NoCloud disk" }),
-    };
-    let (result, in_force) = match given {
-        Some(found) => match accept(&found) {
-            Ok(config) => (Ok((config, found.place)), Some(found)),
-            // Wrong is worse than old: what worked before goes on to work, and the error is told.
-            Err(error) => (Err(error), kept()),
+    let accepted = |found: Found| accept(&found).map(|config| (found, config));
+    // Wrong is worse than old: what worked before goes on to work, and the error is told.
+    let (result, in_force) = match given().and_then(|found| found.map(accepted).transpose()) {
+        Ok(Some(good)) => (Ok(()), Some(good)),
+        Ok(None) => match kept().map(accepted).transpose() {
+            Ok(good) => (Ok(()), good),
+            Err(error) => (Err(error), None),
         },
-        None => match kept() {
-            Some(found) => (accept(&found).map(|config| (config, found.place)), Some(found)),
-            None => {
-                write_in_force("")?;
-                return Outcome::skipped("none is given: defaults");
-            }
-        },
+        Err(error) => (Err(error), kept().map(accepted).transpose().ok().flatten()),
     };
-    match (result, in_force) {
-        (Ok((config, place)), Some(found)) => {
-            write_in_force(&found.text)?;
-            node.config = config;
-            if node.state_is_kept {
-                keep(&found.text, &node.config)?;
-            }
-            Outcome::done(format!("from {place}"))
-        }
-        (Err(error), Some(found)) => {
-            let config = accept(&found).unwrap_or_default();
-            write_in_force(if config == NodeConfig::default() { "" } else { &found.text })?;
-            node.config = config;
-            Err(error)
-        }
-        (Err(error), None) => {
-            write_in_force("")?;
-            Err(error)
-        }
-        (Ok(_), None) => Outcome::skipped("none is given: defaults"),
+    let Some((found, config)) = in_force else {
+        write_in_force(&NodeConfig::default())?;
+        return result.and_then(|()| Outcome::skipped("none is given: defaults"));
+    };
+    write_in_force(&config)?;
+    node.config = config;
+    // Also where the state is in memory: the agent takes token and certificate from there.
+    let kept = keep(&found.text, &node.config);
+    result.and(kept)?;
+    Outcome::done(format!("from {}", found.place))
+}
+
+/// What this boot was given.
+fn given() -> Result<Option<Found>, InitError> {
+    if let Some(text) = smbios_credential()? {
+        return Ok(Some(Found { text, place: "a systemd credential" }));
     }
+    Ok(nocloud()?.map(|text| Found { text, place: "a NoCloud disk" }))
 }
 
 fn accept(found: &Found) -> Result<NodeConfig, InitError> {
@@ -94,8 +83,16 @@ fn accept(found: &Found) -> Result<NodeConfig, InitError> {
         .map_err(|source| InitError::Config { place: found.place.to_owned(), source })
 }
 
-fn write_in_force(text: &str) -> Result<(), InitError> {
-    files::replace(IN_FORCE, text.as_bytes(), 0o600)
+/// Writes what the services `network` and `time` have to know, and none of the API's secrets: they read what comes from
+/// a network.
+fn write_in_force(config: &NodeConfig) -> Result<(), InitError> {
+    files::replace(IN_FORCE, in_force(config)?.as_bytes(), 0o600)
+}
+
+fn in_force(config: &NodeConfig) -> Result<String, InitError> {
+    let NodeConfig { version, hostname, network, time, .. } = config.clone();
+    let part = NodeConfig { version, hostname, network, time, ..NodeConfig::default() };
+    toml::to_string(&part).map_err(|error| InitError::invalid("the configuration", error.to_string()))
 }
 
 /// Keeps a configuration, and its secrets where the agent looks for them. What is there already is not written again.
@@ -141,26 +138,34 @@ fn smbios_credential() -> Result<Option<String>, InitError> {
         .map_err(|problem| InitError::invalid(format!("the systemd credential {CREDENTIAL}"), problem))
 }
 
-/// The configuration on a NoCloud disk; `None` without such a disk, or when it is for somebody else.
+/// The configuration on a NoCloud disk; `None` without such a disk, or when it is for somebody else. What is wrong with
+/// one disk does not keep another one from being read.
 fn nocloud() -> Result<Option<String>, InitError> {
+    let mut result = Ok(None);
     for name in disk::whole()? {
-        let Some(device) = Device::named(&name) else { continue };
-        let looked = patience::within(DISK_DEADLINE, "nocloud", move || look(&device));
-        let looked = looked.ok_or(InitError::Late { what: format!("disk {name}"), after: DISK_DEADLINE })?;
-        let bytes = match looked {
-            nocloud::Disk::UserData(bytes) => bytes,
-            nocloud::Disk::Other => continue,
-            nocloud::Disk::Damaged(problem) => {
-                return Err(InitError::invalid(format!("the NoCloud disk {name}"), problem));
-            }
-        };
-        match user_data::config(&bytes) {
-            Ok(Some(text)) => return Ok(Some(text.to_owned())),
+        match nocloud_disk(&name) {
+            Ok(Some(text)) => return Ok(Some(text)),
             Ok(None) => {}
-            Err(problem) => return Err(InitError::invalid("user-data of the NoCloud disk", problem)),
+            Err(error) => result = Err(error),
         }
     }
-    Ok(None)
+    result
+}
+
+fn nocloud_disk(name: &str) -> Result<Option<String>, InitError> {
+    let Some(device) = Device::named(name) else { return Ok(None) };
+    let looked = patience::within(DISK_DEADLINE, "nocloud", move || look(&device));
+    let late = || InitError::Late { what: format!("disk {name}"), after: DISK_DEADLINE };
+    let bytes = match looked.ok_or_else(late)? {
+        nocloud::Disk::UserData(bytes) => bytes,
+        nocloud::Disk::Other => return Ok(None),
+        nocloud::Disk::Damaged(problem) => {
+            return Err(InitError::invalid(format!("the NoCloud disk {name}"), problem));
+        }
+    };
+    let text = user_data::config(&bytes)
+        .map_err(|problem| InitError::invalid(format!("user-data of the NoCloud disk {name}"), problem))?;
+    Ok(text.map(str::to_owned))
 }
 
 fn look(device: &Device) -> nocloud::Disk {
@@ -190,6 +195,19 @@ pub fn environment(config: &NodeConfig) -> Vec<(&'static str, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn services_on_the_network_do_not_see_the_secrets() {
+        let config = NodeConfig::parse(
+            "hostname = 'n'\n[network]\naddress = '192.0.2.1/24'\n[time]\nservers = ['192.0.2.2']\n\
+             [api]\ntoken = '0123456789abcdef0123456789abcdef'\ncertificate = 'CERT'\nkey = 'SECRET'",
+        )
+        .unwrap();
+        let text = in_force(&config).unwrap();
+        assert!(!text.contains("SECRET") && !text.contains("0123456789abcdef"), "{text}");
+        let part = NodeConfig::parse(&text).unwrap();
+        assert_eq!((part.hostname, part.network, part.time), (config.hostname, config.network, config.time));
+    }
 
     #[test]
     fn the_agent_is_told_what_the_configuration_says() {

@@ -29,10 +29,9 @@ const SHELL: &str = "/usr/bin/sh";
 /// # Errors
 /// When its time is not said, is over, or it cannot be found or verified.
 pub fn set_up(node: &mut Node) -> Result<Outcome, InitError> {
-    let Some(hash) = node.cmdline.debug else {
+    let Some((hash, until)) = node.cmdline.debug_layer()? else {
         return Outcome::skipped("none is named");
     };
-    let until = node.cmdline.debug_until.ok_or_else(|| InitError::missing("stratos.debug_until="))?;
     let left = until.saturating_mul(1000).saturating_sub(clock::wall_ms());
     if left == 0 {
         return Err(InitError::invalid("the debug layer", "its time is over"));

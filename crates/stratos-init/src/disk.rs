@@ -1,18 +1,23 @@
 //! The machine's disks and their partitions.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use crate::error::InitError;
 use crate::files;
 use crate::gpt::{self, GptError, Guid, Partition, Table};
-use crate::state;
+use crate::{patience, state};
 
 /// Most disks that are looked at.
 const MOST_DISKS: usize = 256;
 const SYS_BLOCK: &str = "/sys/class/block";
+/// How long a disk may take for its partition table.
+const READ_DEADLINE: Duration = Duration::from_secs(10);
 
 /// A disk with a partition table.
 #[derive(Debug, Clone)]
@@ -105,13 +110,27 @@ pub fn whole() -> Result<Vec<String>, InitError> {
 pub fn with_tables(notice: &mut dyn FnMut(String)) -> Result<Vec<Disk>, InitError> {
     let mut disks = Vec::new();
     for name in whole()? {
-        match read_table(&name) {
-            Ok(Some(disk)) => disks.push(disk),
-            Ok(None) => {}
-            Err(error) => notice(error.chain()),
+        if hung().contains(&name) {
+            continue;
+        }
+        let disk = name.clone();
+        match patience::within(READ_DEADLINE, "disk", move || read_table(&disk)) {
+            Some(Ok(Some(disk))) => disks.push(disk),
+            Some(Ok(None)) => {}
+            Some(Err(error)) => notice(error.chain()),
+            None => {
+                notice(InitError::Late { what: format!("disk {name}"), after: READ_DEADLINE }.chain());
+                hung().insert(name);
+            }
         }
     }
     Ok(disks)
+}
+
+/// Disks that did not answer: no other disk waits for them twice.
+fn hung() -> MutexGuard<'static, BTreeSet<String>> {
+    static HUNG: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    HUNG.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn read_table(name: &str) -> Result<Option<Disk>, InitError> {

@@ -56,7 +56,7 @@ fn first(kernel_us: u64) -> ! {
     // A kernel without a keyboard knows no such thing.
     let _ = rustix::system::reboot(rustix::system::RebootCommand::CadOff);
     let guard = Guard::arm(BOOT_DEADLINE, "boot", || {
-        power::give_up("the boot does not end", &CommandLine::default());
+        power::give_up("the boot does not end", &CommandLine::early());
     });
     if let Err((phase, error)) = phase::run(BOOT, &mut node, |node, done| node.record.phases.push(done)) {
         power::give_up(&format!("phase {}: {}", phase.name, error.chain()), &node.cmdline);

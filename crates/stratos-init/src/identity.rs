@@ -21,6 +21,9 @@ const HOSTNAME: &str = "stratos";
 pub const HARDWARE_CLOCK: &str = "/sys/class/rtc/rtc0/since_epoch";
 /// How far the wall clock may be from the hardware's, which has whole seconds.
 const TOLERANCE_MS: u64 = 1500;
+/// This system was made after it, in ms since 1970: the beginning of 2026. A hardware clock before it has lost its
+/// battery.
+pub(crate) const EARLIEST_MS: u64 = 1_767_225_600_000;
 
 /// Reads or makes the machine id.
 ///
@@ -80,9 +83,14 @@ pub fn wall_clock(_: &mut Node) -> Result<Outcome, InitError> {
         let time = std::fs::metadata(path).ok()?.modified().ok()?;
         u64::try_from(time.duration_since(UNIX_EPOCH).ok()?.as_millis()).ok()
     };
-    let floor = ["/etc/os-release", "/var/lib/stratos/boots"].into_iter().filter_map(modified).max();
+    let built = modified("/etc/os-release").unwrap_or(0).max(EARLIEST_MS);
     let hardware = hardware_ms();
-    match corrected(clock::wall_ms(), hardware, floor.unwrap_or(0)) {
+    let floor = match hardware {
+        // A clock that stands in the future once must not do so for ever: the hardware's is believed.
+        Some(hardware) if hardware >= built => built,
+        _ => modified("/var/lib/stratos/boots").unwrap_or(0).max(built),
+    };
+    match corrected(clock::wall_ms(), hardware, floor) {
         Some(ms) => {
             clock::set_wall_ms(ms)?;
             Outcome::done(format!("set to {}", clock::rfc3339(ms)))

@@ -144,7 +144,7 @@ impl Network {
         if let Some(gateway) = gateway {
             // A gateway outside of the network is one on the line: some clouds give addresses like that.
             let hop = Hop::OnLink(gateway);
-            unless_there(self.netlink.add_route(Ipv4Addr::UNSPECIFIED, 0, hop, self.index))?;
+            self.netlink.set_route(Ipv4Addr::UNSPECIFIED, 0, hop, self.index)?;
         }
         Ok(())
     }
@@ -220,6 +220,7 @@ impl Network {
         let mut wait = FIRST_WAIT;
         let begun = clock::now();
         loop {
+            let asked = clock::now();
             let client = self.client()?;
             let seconds = (clock::now() - begun).as_secs().try_into().unwrap_or(u16::MAX);
             let everybody = SocketAddrV4::new(Ipv4Addr::BROADCAST, SERVER_PORT);
@@ -231,6 +232,8 @@ impl Network {
                     return Ok((client, lease));
                 }
             }
+            // A server that refuses at once is not asked again at once.
+            sleep_until(asked + wait);
             wait = (wait * 2).min(LONGEST_WAIT);
         }
     }
@@ -264,7 +267,7 @@ impl Network {
                     Some(Answer::Offer(_)) | None => {
                         let now = clock::now();
                         let pause = (until.saturating_sub(now) / 2).max(Duration::from_secs(60));
-                        sleep_until((now + pause).min(ends));
+                        sleep_until((now + pause).min(until));
                     }
                 }
             };

@@ -9,6 +9,8 @@ use crate::console::Console;
 use crate::patience;
 use crate::supervisor::Wish;
 
+/// How long the disks have for what is not written yet.
+const SYNC_TIME: Duration = Duration::from_secs(5);
 /// How long the reason stands on the console.
 const READING_TIME: Duration = Duration::from_secs(10);
 
@@ -40,6 +42,8 @@ pub fn give_up(reason: &str, cmdline: &CommandLine) -> ! {
         LastResort::Reboot => (Wish::Reboot, "starts again"),
         LastResort::PowerOff => (Wish::PowerOff, "switches off"),
     };
+    // Whoever is at work may leave a disk as after a power cut, but what was written before is on it.
+    let _ = patience::within(SYNC_TIME, "sync", rustix::fs::sync);
     let message = format!("cannot go on: {reason}; the machine {then} in {} s", READING_TIME.as_secs());
     Console::open().print(&message);
     patience::pause(READING_TIME);
@@ -51,6 +55,6 @@ pub fn give_up(reason: &str, cmdline: &CommandLine) -> ! {
 pub fn catch_panics() {
     std::panic::set_hook(Box::new(|panic| {
         // There is no error that this could be handed to, and no allocation that it must not make.
-        give_up(&format!("PID 1 has a defect: {panic}"), &CommandLine::default());
+        give_up(&format!("PID 1 has a defect: {panic}"), &CommandLine::early());
     }));
 }

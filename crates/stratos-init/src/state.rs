@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::mount::{MountFlags, mount};
+use rustix::mount::{MountFlags, mount, mount_move};
 
 use crate::boot::Node;
 use crate::disk::{self, Device, Disk};
@@ -19,6 +19,8 @@ use crate::phase::Outcome;
 pub const LABEL: &str = "stratos-state";
 /// Where it is mounted.
 const PLACE: &str = "/var";
+/// Where it is mounted first. A mount that comes too late stays there: it must not come over what stands in for it.
+const FIRST_PLACE: &str = "/run/stratos-state";
 /// The folder of the node's state in it.
 pub const FOLDER: &str = "/var/lib/stratos";
 /// How long the mount may take: the journal is replayed, on a slow disk.
@@ -74,12 +76,14 @@ fn mount_partition(node: &mut Node) -> Result<Outcome, InitError> {
         device
     });
     let path = device.path();
+    files::folder(FIRST_PLACE)?;
     let mounted = patience::within(MOUNT_DEADLINE, "mount", move || {
         let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOATIME;
-        mount(&path, PLACE, "ext4", flags, OPTIONS)
+        mount(&path, FIRST_PLACE, "ext4", flags, OPTIONS)
     });
     match mounted {
-        Some(Ok(())) => {}
+        Some(Ok(())) => mount_move(FIRST_PLACE, PLACE)
+            .map_err(|errno| InitError::system(format!("move the mount to {PLACE}"), errno))?,
         Some(Err(errno)) => return Err(InitError::system(format!("mount {}", device.name), errno)),
         None => return Err(InitError::Late { what: "the state's mount".to_owned(), after: MOUNT_DEADLINE }),
     }

@@ -354,8 +354,8 @@ fn due(node: &mut Node) {
             }
             State::Starting(at) if at <= now => {
                 node.journal.say(&format!("{name} is not ready in time and is killed"));
-                // Its end is seen as any other's; until then, nothing more is due.
-                service.state = State::Ready;
+                // Its end is seen as any other's; until then, nothing more is due, and it is not ready.
+                service.state = State::Starting(Duration::MAX);
                 service.kill();
             }
             State::Stopping(at) if at <= now => {
@@ -384,5 +384,24 @@ fn tell_ready(node: &mut Node) {
         for service in &mut node.supervisor.services {
             service.not_later();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_that_is_late_is_not_ready() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../distro/units/stratosd.toml");
+        let unit = crate::unit::Unit::parse(&path, &std::fs::read_to_string(&path).unwrap()).unwrap();
+        let mut service = Service::new(unit);
+        service.state = State::Starting(Duration::ZERO);
+        let mut node = Node::default();
+        node.supervisor.services.push(service);
+        due(&mut node);
+        tell_ready(&mut node);
+        assert_ne!(node.supervisor.services[0].state, State::Ready);
+        assert_eq!(node.record.ready_us, None);
     }
 }

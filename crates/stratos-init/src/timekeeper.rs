@@ -81,7 +81,12 @@ fn adjust(by: i64) -> Result<(), InitError> {
         return stratos_sys::clock::slew(by > 0, Duration::from_millis(distance))
             .map_err(|source| InitError::system("move the clock", source));
     }
-    clock::set_wall_ms(clock::wall_ms().saturating_add_signed(by))
+    let right = clock::wall_ms().saturating_add_signed(by);
+    if right < identity::EARLIEST_MS {
+        println!("{} is before this system was made: the clock is left alone", clock::rfc3339(right));
+        return Ok(());
+    }
+    clock::set_wall_ms(right)
 }
 
 /// The first answer of a server.

@@ -45,6 +45,7 @@ pub struct Netlink {
 const VETH_INFO_PEER: u16 = 1;
 const ROUTE_ON_LINK: u32 = 4;
 const NLM_CREATE: u16 = (libc::NLM_F_CREATE | libc::NLM_F_EXCL) as u16;
+const NLM_REPLACE: u16 = (libc::NLM_F_CREATE | libc::NLM_F_REPLACE) as u16;
 /// Bytes of a message header, of a link message and of an attribute header.
 const HEADER: usize = 16;
 const LINK_MESSAGE: usize = 16;
@@ -157,15 +158,40 @@ impl Netlink {
         hop: Hop,
         index: u32,
     ) -> Result<(), NetlinkError> {
+        self.route(network, prefix, hop, index, NLM_CREATE)
+    }
+
+    /// Adds the route to a network, in place of another one to it.
+    ///
+    /// # Errors
+    /// As [`add_route`](Self::add_route), without `EEXIST`.
+    pub fn set_route(
+        &mut self,
+        network: Ipv4Addr,
+        prefix: u8,
+        hop: Hop,
+        index: u32,
+    ) -> Result<(), NetlinkError> {
+        self.route(network, prefix, hop, index, NLM_REPLACE)
+    }
+
+    fn route(
+        &mut self,
+        network: Ipv4Addr,
+        prefix: u8,
+        hop: Hop,
+        index: u32,
+        flags: u16,
+    ) -> Result<(), NetlinkError> {
         // An address is the namespace's own only if it stands in the local table.
         let (table, kind, scope) = match hop {
             Hop::Via(_) | Hop::OnLink(_) => (libc::RT_TABLE_MAIN, libc::RTN_UNICAST, libc::RT_SCOPE_UNIVERSE),
             Hop::Local => (libc::RT_TABLE_LOCAL, libc::RTN_LOCAL, libc::RT_SCOPE_HOST),
         };
-        let mut message = Message::new(libc::RTM_NEWROUTE, NLM_CREATE);
+        let mut message = Message::new(libc::RTM_NEWROUTE, flags);
         message.bytes(&[libc::AF_INET as u8, prefix, 0, 0, table, libc::RTPROT_STATIC, scope, kind]);
-        let flags = if matches!(hop, Hop::OnLink(_)) { ROUTE_ON_LINK } else { 0 };
-        message.bytes(&flags.to_ne_bytes());
+        let on_link = if matches!(hop, Hop::OnLink(_)) { ROUTE_ON_LINK } else { 0 };
+        message.bytes(&on_link.to_ne_bytes());
         message.attribute(libc::RTA_DST, &network.octets());
         message.attribute(libc::RTA_OIF, &index.to_ne_bytes());
         if let Hop::Via(gateway) | Hop::OnLink(gateway) = hop {

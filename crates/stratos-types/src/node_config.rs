@@ -147,8 +147,13 @@ pub enum NodeConfigError {
     #[error("the node's configuration has {0} bytes, more than {MAX_BYTES}")]
     TooLarge(usize),
     /// It is not TOML, or has unknown keys or values of the wrong kind.
-    #[error("the node's configuration cannot be read")]
-    Parse(#[source] Box<toml::de::Error>),
+    #[error("the node's configuration, line {line}: {problem}")]
+    Parse {
+        /// Where, from 1.
+        line: usize,
+        /// What is wrong there. The line itself is not shown: it may hold a secret.
+        problem: String,
+    },
     /// A value makes no sense.
     #[error("the node's configuration: {key} {problem}")]
     Value {
@@ -157,6 +162,18 @@ pub enum NodeConfigError {
         /// What is wrong with its value, and what it may be.
         problem: String,
     },
+}
+
+/// An error's message without the value that it is about, which may be a secret.
+fn without_value(message: &str) -> String {
+    let about_a_value = ["invalid type", "invalid value", "invalid length", "unknown variant"];
+    match about_a_value.iter().find(|kind| message.starts_with(**kind)) {
+        Some(kind) => match message.rsplit_once(", expected ") {
+            Some((_, expected)) => format!("{kind}, expected {expected}"),
+            None => (*kind).to_owned(),
+        },
+        None => message.to_owned(),
+    }
 }
 
 impl NodeConfig {
@@ -168,10 +185,10 @@ impl NodeConfig {
         if text.len() > MAX_BYTES {
             return Err(NodeConfigError::TooLarge(text.len()));
         }
-        let config: Self = toml::from_str(text).map_err(|mut error| {
-            // Its message would show the line, and a line may hold a secret.
-            error.set_input(None);
-            NodeConfigError::Parse(Box::new(error))
+        let config: Self = toml::from_str(text).map_err(|error| {
+            let before = error.span().and_then(|span| text.get(..span.start));
+            let line = before.map_or(1, |before| before.matches('\n').count() + 1);
+            NodeConfigError::Parse { line, problem: without_value(error.message()) }
         })?;
         config.check()?;
         Ok(config)
@@ -270,7 +287,9 @@ mod tests {
             ("[cpu]\nreserved = '0-1'", "cpu.reserved has to be"),
             ("[cpu]\nreserved = '3-1'", "cpu.reserved has to be"),
             ("[memory]\nzram = 81", "memory.zram has to be"),
-            ("[api]\ntokken = 'secret'", "unknown field `tokken`"),
+            ("[api]\ntokken = 'secret'", "line 2: unknown field `tokken`"),
+            ("api = 'secret'", "line 1: invalid type, expected struct"),
+            ("version = 1\n\n[memory]\nzram = 'secret'", "line 4: invalid type, expected u8"),
         ] {
             let error = NodeConfig::parse(text).unwrap_err();
             let source = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();

@@ -61,8 +61,10 @@ pub async fn accelerator(cache: &Path, kernel: &Path) -> Result<Accelerator, VmE
         return Ok(*verdict);
     }
     let verdict = match boots(kernel).await {
-        true => Accelerator::Kvm,
-        false => Accelerator::Emulation,
+        Some(true) => Accelerator::Kvm,
+        Some(false) => Accelerator::Emulation,
+        // It says nothing about KVM: the next machine tries again.
+        None => return Ok(Accelerator::Emulation),
     };
     verdicts.0.insert(key, verdict);
     write(&path, &verdicts)?;
@@ -80,18 +82,21 @@ fn key(qemu: &Qemu, kernel: &Path) -> Result<String, VmError> {
     Ok(Digest::of(text.as_bytes()).hex())
 }
 
-/// Whether a kernel gets to the point where it finds no root. Any failure means no.
-async fn boots(kernel: &Path) -> bool {
+/// Whether a kernel gets to the point where it finds no root; `None` when there was no machine to try it in.
+async fn boots(kernel: &Path) -> Option<bool> {
     let boot =
         Boot::Direct { kernel: kernel.to_owned(), initramfs: None, cmdline: "panic=-1 loglevel=4".into() };
     let machine = Machine::new(boot).cpus(1).memory_mib(256).accelerator(Accelerator::Kvm).isolated();
-    let Ok(machine) = machine.start().await else { return false };
-    machine
-        .wait_for("it found no root", 0, TRIAL, |line| {
-            line.text.contains("Unable to mount root").then_some(())
-        })
-        .await
-        .is_ok()
+    let machine = match machine.start().await {
+        Ok(machine) => machine,
+        // QEMU itself says that this machine's KVM is not for it.
+        Err(VmError::Refused { .. }) => return Some(false),
+        Err(_) => return None,
+    };
+    let found = machine.wait_for("it found no root", 0, TRIAL, |line| {
+        line.text.contains("Unable to mount root").then_some(())
+    });
+    Some(found.await.is_ok())
 }
 
 fn write(path: &Path, verdicts: &Verdicts) -> Result<(), VmError> {

@@ -69,13 +69,23 @@ pub enum VmError {
         /// What the system said.
         source: io::Error,
     },
-    /// The disk over the image could not be made.
-    #[error("qemu-img cannot make {}: {output}", .path.display())]
+    /// The disk over the image could not be made or read.
+    #[error("qemu-img cannot use {}: {output}", .path.display())]
     Disk {
-        /// The new disk.
+        /// The disk.
         path: PathBuf,
         /// What it said.
         output: String,
+    },
+    /// The disk was begun with another image.
+    #[error("{} goes on from {}, and not from {}", file.display(), base.display(), image.display())]
+    OtherImage {
+        /// The disk.
+        file: PathBuf,
+        /// Its image.
+        base: PathBuf,
+        /// The image that was to be booted.
+        image: PathBuf,
     },
     /// The port on this machine is taken.
     #[error("port {port} of this machine is taken")]
@@ -157,6 +167,10 @@ impl VmError {
             }
             Self::Manifest { .. } => Some("build the image again with `stratos image build`".into()),
             Self::NoFirmware => Some("install the package ovmf".into()),
+            Self::OtherImage { .. } => Some(
+                "boot the image that it was begun with, by the version that built it, or begin another disk"
+                    .into(),
+            ),
             Self::PortTaken { .. } => Some("name another one, or none to have a free one chosen".into()),
             Self::NoSnapshot { kernel } => Some(format!(
                 "make one with `stratos image snapshot --kernel {kernel}`, with the same CPUs and memory"

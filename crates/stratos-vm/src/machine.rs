@@ -14,7 +14,7 @@ use crate::accel::Accelerator;
 use crate::error::{VmError, at};
 use crate::identity::{Identity, write_secret};
 use crate::image::Image;
-use crate::qemu::{Qemu, firmware, overlay};
+use crate::qemu::{Qemu, backing, firmware, overlay};
 
 /// Least size of a machine's disk; the node grows its state over what is behind the image.
 const DISK_BYTES: u64 = 4 << 30;
@@ -339,7 +339,9 @@ impl Machine {
             Disk::None => return Ok(None),
             Disk::Over(base) => overlay(base, &file, size(base)?)?,
             Disk::Kept { base, file } => {
-                if !file.exists() {
+                if file.exists() {
+                    goes_on_from(file, base)?;
+                } else {
                     overlay(base, file, size(base)?)?;
                 }
                 return Ok(Some(file.clone()));
@@ -523,6 +525,16 @@ impl Line {
         self.0.push(name.into());
         self.0.push(parts.into_iter().collect());
     }
+}
+
+/// Whether a kept disk was made over this image: with another one's kernel and root hash it does not boot.
+fn goes_on_from(file: &Path, image: &Path) -> Result<(), VmError> {
+    let image = std::path::absolute(image).map_err(at("find", image))?;
+    let base = backing(file)?;
+    if base == image {
+        return Ok(());
+    }
+    Err(VmError::OtherImage { file: file.to_owned(), base, image })
 }
 
 /// A path as QEMU's lists of options want it: their comma doubled.

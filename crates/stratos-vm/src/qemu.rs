@@ -1,9 +1,11 @@
 //! The emulator on this machine.
 
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
 
-use crate::error::VmError;
+use serde::Deserialize;
+
+use crate::error::{VmError, at};
 
 /// The emulator; machines are x86-64 ones.
 pub(crate) const QEMU: &str = "qemu-system-x86_64";
@@ -82,29 +84,76 @@ pub(crate) fn firmware() -> Result<(PathBuf, PathBuf), VmError> {
     there.into_iter().find(|(code, vars)| code.is_file() && vars.is_file()).ok_or(VmError::NoFirmware)
 }
 
-/// Makes a disk of `size` bytes whose content is that of `base` until it is written to. `base` is never written.
-pub(crate) fn overlay(base: &std::path::Path, path: &std::path::Path, size: u64) -> Result<(), VmError> {
-    let base = std::path::absolute(base).map_err(crate::error::at("find", base))?;
+/// Makes a disk of `size` bytes whose content is that of `base` until it is written to. `base` is never written. The
+/// disk is there whole or not at all, and for its owner alone: what a machine writes to it is secret.
+pub(crate) fn overlay(base: &Path, path: &Path, size: u64) -> Result<(), VmError> {
+    let base = std::path::absolute(base).map_err(at("find", base))?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let new = tempfile::NamedTempFile::new_in(folder).map_err(at("create a file in", folder))?;
     let output = Command::new(QEMU_IMG)
         .args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b"])
         .arg(base)
-        .arg(path)
+        .arg(new.path())
         .arg(size.to_string())
         .stdin(Stdio::null())
         .output()
         .map_err(|source| VmError::NoProgram { program: QEMU_IMG, package: "qemu-utils", source })?;
     match output.status.success() {
-        true => Ok(()),
-        false => Err(VmError::Disk {
-            path: path.to_owned(),
-            output: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
-        }),
+        true => new.persist(path).map(drop).map_err(|error| at("create", path)(error.error)),
+        false => Err(disk_failed(path, &output)),
     }
+}
+
+/// The file that a disk made by [`overlay`] has its content from.
+pub(crate) fn backing(disk: &Path) -> Result<PathBuf, VmError> {
+    let output = Command::new(QEMU_IMG)
+        // Another machine may have it open.
+        .args(["info", "--force-share", "--output=json", "-f", "qcow2"])
+        .arg(disk)
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|source| VmError::NoProgram { program: QEMU_IMG, package: "qemu-utils", source })?;
+    if !output.status.success() {
+        return Err(disk_failed(disk, &output));
+    }
+    let info = serde_json::from_slice::<DiskInfo>(&output.stdout);
+    info.map(|info| info.backing_filename)
+        .map_err(|_| VmError::Disk { path: disk.to_owned(), output: "it has no image below it".to_owned() })
+}
+
+/// What `qemu-img info` says of a disk.
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct DiskInfo {
+    backing_filename: PathBuf,
+}
+
+fn disk_failed(path: &Path, output: &Output) -> VmError {
+    let output = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    VmError::Disk { path: path.to_owned(), output }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_disk_is_for_its_owner_and_knows_its_image() {
+        use std::os::unix::fs::PermissionsExt as _;
+        if Command::new(QEMU_IMG).arg("--version").stdout(Stdio::null()).status().is_err() {
+            assert!(std::env::var_os("CI").is_none(), "CI has {QEMU_IMG}");
+            eprintln!("skipped: a_disk_is_for_its_owner_and_knows_its_image (no {QEMU_IMG})");
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let (base, disk) = (folder.path().join("base"), folder.path().join("disk"));
+        std::fs::write(&base, [0; 4096]).unwrap();
+        overlay(&base, &disk, 1 << 20).unwrap();
+        assert_eq!(std::fs::metadata(&disk).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(backing(&disk).unwrap(), base);
+        assert!(overlay(&folder.path().join("missing"), &folder.path().join("other"), 1 << 20).is_err());
+        assert!(!folder.path().join("other").exists(), "whole or not at all");
+    }
 
     #[test]
     fn versions_are_read_and_decide_about_the_processors() {

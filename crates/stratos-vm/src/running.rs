@@ -1,6 +1,8 @@
 //! A machine that runs.
 
+use std::fs::Permissions;
 use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::{ChildStdin, ExitStatus};
 use std::time::Duration;
 
@@ -50,7 +52,10 @@ impl Machine {
     pub async fn start(mut self) -> Result<Running, VmError> {
         let qemu = Qemu::find()?;
         std::fs::create_dir_all(&self.folder).map_err(at("create", &self.folder))?;
-        let temporary = tempfile::Builder::new().prefix("machine-").tempdir_in(&self.folder);
+        // Disk and configuration hold the machine's token and key.
+        let for_owner = Permissions::from_mode(0o700);
+        let temporary =
+            tempfile::Builder::new().prefix("machine-").permissions(for_owner).tempdir_in(&self.folder);
         let temporary = temporary.map_err(at("create a folder in", &self.folder))?;
         let mut files = self.prepare(temporary.path())?;
         // A socket's path may not be long, and that folder's may be.

@@ -3,6 +3,9 @@
 //! A snapshot is a disk over the image's with the memory in it, and the node's identity. A machine that begins with one
 //! has to be like the one that was saved: image, QEMU, devices, CPUs, memory. The folder's name holds the digest of that.
 
+use std::ffi::OsStr;
+use std::fs::{File, Permissions, TryLockError};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,13 +16,17 @@ use crate::error::{VmError, at};
 use crate::identity::Identity;
 use crate::image::Image;
 use crate::machine::Machine;
-use crate::qemu::Qemu;
+use crate::qemu::{Qemu, backing};
 use crate::running::Running;
 
 /// Name of what is saved in the disk.
 const NAME: &str = "ready";
 /// How long QEMU may take to end when it was told to.
 const END_LIMIT: Duration = Duration::from_secs(60);
+/// How folders begin that are no snapshots yet, or none any more.
+const UNFINISHED: &str = "new-";
+/// Between two looks whether another process has made its snapshot.
+const LOCK_AGAIN: Duration = Duration::from_millis(200);
 
 /// A saved machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,7 +82,10 @@ impl Snapshot {
     ) -> Result<(), VmError> {
         let parent = self.folder.parent().unwrap_or(Path::new("."));
         std::fs::create_dir_all(parent).map_err(at("create", parent))?;
-        let new = tempfile::Builder::new().prefix("new-").tempdir_in(parent);
+        let _alone = self.alone(parent).await?;
+        // Disk and memory hold the machine's token and key.
+        let for_owner = Permissions::from_mode(0o700);
+        let new = tempfile::Builder::new().prefix(UNFINISHED).permissions(for_owner).tempdir_in(parent);
         let new = new.map_err(at("create a folder in", parent))?;
         let identity = Identity::create(new.path())?;
         let machine = adjust(self.machine()?).identity(identity).keep_disk(new.path().join("disk"));
@@ -84,11 +94,39 @@ impl Snapshot {
         running.ready(limit).await?;
         running.answers(limit).await?;
         running.save(NAME, END_LIMIT).await?;
-        match std::fs::remove_dir_all(&self.folder) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(at("remove", &self.folder)(e)),
-            _ => {}
+        // The old one is whole until the new one is there, and what is left of it is swept away the next time.
+        let old = parent.join(format!("{UNFINISHED}replaced"));
+        if self.folder.exists() {
+            std::fs::rename(&self.folder, &old).map_err(at("rename", &self.folder))?;
         }
-        std::fs::rename(new.keep(), &self.folder).map_err(at("create", &self.folder))
+        std::fs::rename(new.path(), &self.folder).map_err(at("create", &self.folder))?;
+        drop(new.keep());
+        remove_if_there(&old)
+    }
+
+    /// Waits until nobody else makes a snapshot in `parent`, and removes what is of no use: what others began and did
+    /// not end, and snapshots of images that are gone.
+    async fn alone(&self, parent: &Path) -> Result<File, VmError> {
+        let path = parent.join("lock");
+        let file = File::options().create(true).truncate(false).write(true).open(&path);
+        let file = file.map_err(at("open", &path))?;
+        loop {
+            match file.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) => tokio::time::sleep(LOCK_AGAIN).await,
+                Err(TryLockError::Error(source)) => return Err(at("lock", &path)(source)),
+            }
+        }
+        for entry in std::fs::read_dir(parent).map_err(at("list", parent))? {
+            let folder = entry.map_err(at("list", parent))?.path();
+            let unfinished = |name: &OsStr| name.to_string_lossy().starts_with(UNFINISHED);
+            let disk = folder.join("disk");
+            let of_no_image = || disk.is_file() && backing(&disk).is_ok_and(|base| !base.is_file());
+            if folder.file_name().is_some_and(unfinished) || of_no_image() {
+                remove_if_there(&folder)?;
+            }
+        }
+        Ok(file)
     }
 
     /// Starts a machine from it; it need not be waited for longer than until its API answers. `adjust` is given the
@@ -114,5 +152,12 @@ impl Snapshot {
 
     fn disk(&self) -> PathBuf {
         self.folder.join("disk")
+    }
+}
+
+fn remove_if_there(folder: &Path) -> Result<(), VmError> {
+    match std::fs::remove_dir_all(folder) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(at("remove", folder)(e)),
+        _ => Ok(()),
     }
 }

@@ -7,10 +7,12 @@ use crate::tidy::{File, Finding};
 /// Lines after which a Rust file is worth splitting.
 const LONG: usize = 800;
 
-/// Folders that exist on one machine only: this clone, the folder around it, the home of who runs this.
+/// Folders that exist on one machine only: this clone, the folder around it, the home of who runs this. Those directly
+/// below the root are many a machine's: `/root`, `/build`.
 pub(crate) fn places_of_this_machine() -> Vec<String> {
-    let around = top().parent().filter(|p| p.components().count() > 1);
-    let home = std::env::var_os("HOME").map(std::path::PathBuf::from).filter(|h| h.components().count() > 2);
+    let special = |path: &std::path::Path| path.components().count() > 2;
+    let around = top().parent().filter(|path| special(path));
+    let home = std::env::var_os("HOME").map(std::path::PathBuf::from).filter(|path| special(path));
     let places = [Some(top()), around, home.as_deref()];
     places.into_iter().flatten().map(|place| format!("{}/", place.display())).collect()
 }

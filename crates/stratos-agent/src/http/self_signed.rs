@@ -25,6 +25,14 @@ pub enum SelfSignedError {
     /// Key or certificate could not be made.
     #[error("the key or certificate cannot be made")]
     Make(#[from] rcgen::Error),
+    /// The key that is there could not be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// A file could not be written.
     #[error("cannot write {}", path.display())]
     Write {
@@ -37,8 +45,7 @@ pub enum SelfSignedError {
 
 /// Makes key and certificate unless they are there.
 pub(super) fn make_once(files: &TlsFiles) -> Result<(), SelfSignedError> {
-    // A key whose certificate was never written is what a power cut leaves: it is of no use to anyone yet.
-    match (files.certificate.exists(), files.key.exists()) {
+    let key = match (files.certificate.exists(), files.key.exists()) {
         (true, true) => return Ok(()),
         (true, false) => {
             return Err(SelfSignedError::Half {
@@ -46,9 +53,14 @@ pub(super) fn make_once(files: &TlsFiles) -> Result<(), SelfSignedError> {
                 missing: files.key.clone(),
             });
         }
-        (false, _) => {}
-    }
-    let key = KeyPair::generate()?;
+        // A power cut came between the two, or somebody wants another certificate. A key is never replaced: it may be
+        // of use elsewhere.
+        (false, true) => {
+            let read = |source| SelfSignedError::Read { path: files.key.clone(), source };
+            KeyPair::from_pem(&std::fs::read_to_string(&files.key).map_err(read)?)?
+        }
+        (false, false) => KeyPair::generate()?,
+    };
     let mut params = CertificateParams::new(names())?;
     let mut name = DistinguishedName::new();
     name.push(DnType::CommonName, "StratOS node");
@@ -57,7 +69,9 @@ pub(super) fn make_once(files: &TlsFiles) -> Result<(), SelfSignedError> {
     let write = |path: &Path, text: &str| {
         save(path, text).map_err(|source| SelfSignedError::Write { path: path.to_owned(), source })
     };
-    write(&files.key, &key.serialize_pem())?;
+    if !files.key.exists() {
+        write(&files.key, &key.serialize_pem())?;
+    }
     write(&files.certificate, &certificate.pem())?;
     tracing::info!("made a certificate for this node: {}", files.certificate.display());
     Ok(())
@@ -115,11 +129,14 @@ mod tests {
         std::fs::remove_file(&files.key).unwrap();
         assert!(matches!(make_once(&files), Err(SelfSignedError::Half { .. })));
         assert!(!files.key.exists());
-        // A key alone is what an interrupted first start leaves.
+        // A key alone is what an interrupted first start leaves, and may be somebody's.
         std::fs::remove_file(&files.certificate).unwrap();
-        std::fs::write(&files.key, "half").unwrap();
+        std::fs::write(&files.key, "not a key").unwrap();
+        assert!(matches!(make_once(&files), Err(SelfSignedError::Make(_))));
+        assert_eq!(std::fs::read_to_string(&files.key).unwrap(), "not a key");
+        std::fs::write(&files.key, &made[1]).unwrap();
         make_once(&files).unwrap();
-        assert_ne!(read()[1], "half");
+        assert_eq!(read()[1], made[1]);
     }
 
     #[test]

@@ -68,6 +68,7 @@ impl Builder<'_> {
         let kernels = self.cache.kind("kernels")?;
         let place = kernels.join(format!("{NAME}-{}", &digest.hex()[..16]));
         if let Some(kernel) = finished(&place)? {
+            cache::used_again(&place)?;
             progress.step("kernel", Step::Done);
             return Ok(kernel);
         }

@@ -22,6 +22,7 @@ pub(crate) fn write(
     let mut offset = 0;
     for layer in layers {
         let image = folder.join(&layer.image);
+        check(&image, layer).map_err(at("pack", &image))?;
         let place = append(&mut out, offset, &image, layer.inputs_digest).map_err(at("pack", &image))?;
         offset = (offset + place.length).next_multiple_of(ALIGNMENT);
         packed.push(LayerManifest { packed: Some(place), ..layer.clone() });
@@ -29,6 +30,16 @@ pub(crate) fn write(
     out.set_len(offset).map_err(at("extend", pack))?;
     out.sync_all().map_err(at("sync", pack))?;
     Ok(packed)
+}
+
+/// Every node will take the image's bytes for verified, so they have to be those that were built.
+fn check(image: &Path, layer: &LayerManifest) -> io::Result<()> {
+    let digest = Digest::of_reader(File::open(image)?)?;
+    if digest == layer.image_digest {
+        return Ok(());
+    }
+    let problem = "it was changed since it was built; remove it and build again";
+    Err(io::Error::new(io::ErrorKind::InvalidData, problem))
 }
 
 /// Writes one image at `offset`, zeros up to the next block, and its hash tree. `identity` seeds salt and UUID, so
@@ -62,6 +73,15 @@ mod tests {
             size: content.len() as u64,
             packed: None,
         }
+    }
+
+    #[test]
+    fn a_layer_that_was_changed_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let one = layer("one", &[1; BLOCK], folder.path());
+        std::fs::write(folder.path().join(&one.image), [2; BLOCK]).unwrap();
+        let error = write(&folder.path().join("pack"), folder.path(), &[one]).unwrap_err();
+        assert!(std::error::Error::source(&error).unwrap().to_string().contains("remove it"), "{error}");
     }
 
     #[test]

@@ -123,6 +123,7 @@ impl Builder<'_> {
         let digest = Digest::of(&serde_json::to_vec(&inputs).expect("inputs are plain data"));
         let place = self.cache.kind("programs")?.join(&digest.hex()[..16]);
         if place.is_dir() {
+            cache::used_again(&place)?;
             progress.step(NAME, Step::Done);
             return Ok((place, digest));
         }
@@ -149,7 +150,9 @@ impl Builder<'_> {
     /// The folder with the source of every crate that `Cargo.lock` pins.
     fn vendored(&self, repository: &Path, lock: &[u8]) -> Result<PathBuf, BuildError> {
         let place = self.cache.kind("vendor")?.join(&Digest::of(lock).hex()[..16]);
-        if !place.is_dir() {
+        if place.is_dir() {
+            cache::used_again(&place)?;
+        } else {
             self.options.progress.step("crates", Step::Download);
             let temp = self.cache.temp()?;
             let folder = temp.path().join("vendor");
@@ -160,7 +163,7 @@ impl Builder<'_> {
                 }
             };
             toolchain::vendor(repository, &folder, &log, shown).map_err(ProgramsError::from)?;
-            fs::rename(&folder, &place).map_err(at("rename", &folder))?;
+            cache::put(&folder, &place)?;
             cache::keep_newest(&self.cache.kind("vendor")?, "", KEPT_CRATES)?;
         }
         Ok(place)

@@ -1,7 +1,8 @@
 //! `stratos image build`, `ls`: operating system images in this machine's cache.
 
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use stratos_image::{BuildOptions, build_debug_image, build_image};
@@ -17,7 +18,12 @@ pub(crate) fn build(args: ImageBuildArgs, output: Output) -> Result<()> {
     let reporter = Reporter::new(output);
     let options = BuildOptions { locked: args.locked, ..options(args.layer, &reporter)? };
     let build = if args.debug { build_debug_image } else { build_image };
-    let manifest = build(args.kernel, &options)?;
+    let mut manifest = build(args.kernel, &options)?;
+    if !args.debug {
+        // An earlier build of the same inputs may have left it beside the image.
+        manifest.files.retain(|file| file.name != "debug.img");
+        manifest.debug_root_hash = None;
+    }
     let folder = options.cache.join("images").join(&manifest.folder);
     drop(reporter);
     if let Some(to) = &args.output {
@@ -91,16 +97,22 @@ fn copy(manifest: &ImageManifest, from: &Path, to: &Path) -> Result<()> {
     for file in &manifest.files {
         let place = to.join(&file.name);
         let copied = (|| {
-            std::fs::create_dir_all(place.parent().unwrap_or(to))?;
-            copy_sparse(&from.join(&file.name), &place)
+            let folder = place.parent().unwrap_or(to);
+            std::fs::create_dir_all(folder)?;
+            // Whole or not at all: half a disk begins as a whole one does.
+            let mut new = tempfile::NamedTempFile::new_in(folder)?;
+            copy_sparse(&from.join(&file.name), new.as_file_mut())?;
+            new.as_file().set_permissions(Permissions::from_mode(0o644))?;
+            new.as_file().sync_all()?;
+            new.persist(&place).map(drop).map_err(|error| error.error)
         })();
         copied.map_err(|e| Failure::new(format!("cannot copy to {}", place.display())).because(&e))?;
     }
     Ok(())
 }
 
-fn copy_sparse(from: &Path, to: &Path) -> io::Result<()> {
-    let (mut from, mut out) = (File::open(from)?, File::create(to)?);
+fn copy_sparse(from: &Path, out: &mut File) -> io::Result<()> {
+    let mut from = File::open(from)?;
     let mut chunk = vec![0; 1 << 20];
     let mut length = 0;
     loop {
@@ -173,7 +185,7 @@ kernel, initramfs and root   18 MiB      17 MiB
         let mut content = vec![0; (8 << 20) + 5];
         content[3 << 20] = 1;
         std::fs::write(&from, &content).expect("it is written");
-        copy_sparse(&from, &to).expect("it is copied");
+        copy_sparse(&from, &mut File::create(&to).expect("a file")).expect("it is copied");
         assert!(std::fs::read(&to).expect("it is there") == content);
         let blocks = std::fs::metadata(&to).expect("it is there").blocks();
         assert!(blocks * 512 < 4 << 20, "{blocks} blocks");

@@ -1,6 +1,7 @@
 //! `stratos image boot` and `snapshot`: a built image in a virtual machine on this computer.
 
-use std::fs::File;
+use std::fs::{File, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -280,7 +281,10 @@ impl Seat {
     fn take(cache: &Path, kernel: &str) -> Result<Self> {
         for number in 1.. {
             let folder = cache.join("machines").join(format!("{kernel}-{number}"));
-            std::fs::create_dir_all(&folder).map_err(|e| failed("create", &folder, &e))?;
+            // It holds the machine's token and key, and what a root shell printed.
+            std::fs::create_dir_all(&folder)
+                .and_then(|()| std::fs::set_permissions(&folder, Permissions::from_mode(0o700)))
+                .map_err(|e| failed("create", &folder, &e))?;
             let file = folder.join("lock");
             let lock = File::create(&file).map_err(|e| failed("create", &file, &e))?;
             match lock.try_lock() {
