@@ -26,8 +26,8 @@ async fn kill_9_in_a_deploy_leaves_the_old_version_or_the_new() {
         let archive = package(&next).archive();
         let deploying =
             tokio::spawn(async move { client.send(Call::new(Method::POST, "/v1/functions", archive)).await });
-        // Every moment of a deploy is hit in some round: it takes a few hundred milliseconds.
-        tokio::time::sleep(Duration::from_millis(round * 40)).await;
+        // Every moment of a deploy is hit in some round, on a fast machine (some 20 ms) and on a busy one (some hundreds).
+        tokio::time::sleep(Duration::from_millis((round - 1) * (round - 1) * 8)).await;
         node.kill_9();
         drop(deploying.await.expect("no panic"));
         node.restart().await;

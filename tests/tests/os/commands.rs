@@ -38,6 +38,7 @@ async fn a_node_is_administered_from_afar() {
     session.check_with(
         &names,
         r#"
+$ until STRATOS node status | grep -q '^time *ready'; do sleep 0.2; done
 $ STRATOS node status | sed '/^boot/,$d' | grep -v -e ^uptime -e ^swap
 node  stratos
 version  StratOS [version], Linux KERNEL
@@ -64,7 +65,7 @@ service time
 $ STRATOS node boot | sed -n '4,$s/^\([a-z-]\+\)  .*/\1/p' | xargs echo
 kernel mounts modules disk verity root sysctl state log clock machine-id config hostname zram units cgroups layers loopback seal debug services ready
 $ STRATOS node logs --source init --tail 1
-[time] init  ready: ok: every essential service
+[time] init  time is ready
 $ STRATOS node poweroff
 ! error: will not switch off the node without being told to
 ! hint: add --yes
