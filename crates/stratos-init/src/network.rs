@@ -144,7 +144,7 @@ impl Network {
         if let Some(gateway) = gateway {
             // A gateway outside of the network is one on the line: some clouds give addresses like that.
             let hop = Hop::OnLink(gateway);
-            self.netlink.set_route(Ipv4Addr::UNSPECIFIED, 0, hop, self.index)?;
+            self.netlink.set_default_route(hop, self.index)?;
         }
         Ok(())
     }

@@ -161,18 +161,12 @@ impl Netlink {
         self.route(network, prefix, hop, index, NLM_CREATE)
     }
 
-    /// Adds the route to a network, in place of another one to it.
+    /// Sets the default route, in place of another one.
     ///
     /// # Errors
     /// As [`add_route`](Self::add_route), without `EEXIST`.
-    pub fn set_route(
-        &mut self,
-        network: Ipv4Addr,
-        prefix: u8,
-        hop: Hop,
-        index: u32,
-    ) -> Result<(), NetlinkError> {
-        self.route(network, prefix, hop, index, NLM_REPLACE)
+    pub fn set_default_route(&mut self, hop: Hop, index: u32) -> Result<(), NetlinkError> {
+        self.route(Ipv4Addr::UNSPECIFIED, 0, hop, index, NLM_REPLACE)
     }
 
     fn route(
