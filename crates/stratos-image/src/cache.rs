@@ -172,7 +172,8 @@ pub(crate) fn keep_newest(folder: &Path, prefix: &str, keep: usize) -> Result<()
     Ok(())
 }
 
-fn remove_folder(folder: &Path) -> Result<(), FileError> {
+/// Removes a folder with all in it, if it is there.
+pub(crate) fn remove_folder(folder: &Path) -> Result<(), FileError> {
     match std::fs::remove_dir_all(folder) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(at("remove", folder)(error)),
         _ => Ok(()),

@@ -152,8 +152,6 @@ pub struct Node {
     pub journal: Journal,
     /// Where the verified root is.
     pub root_disk: Option<RootDisk>,
-    /// Whether what is written to the state outlives the boot.
-    pub state_is_kept: bool,
     /// The configuration.
     pub config: NodeConfig,
     /// Who gets which memory.
@@ -185,7 +183,7 @@ fn mount_kernel(node: &mut Node) -> Result<Outcome, InitError> {
 fn disk(node: &mut Node) -> Result<Outcome, InitError> {
     let text = files::read_text("/proc/cmdline", cmdline::MAX_BYTES)?;
     // How the machine ends is known also when something else in it makes no sense.
-    node.cmdline = CommandLine::early();
+    node.cmdline = CommandLine::ending(&text);
     node.cmdline = CommandLine::parse(&text)?;
     root::find(node)
 }

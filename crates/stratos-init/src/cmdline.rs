@@ -66,7 +66,8 @@ impl CommandLine {
         Self::ending(&files::read_text("/proc/cmdline", MAX_BYTES).unwrap_or_default())
     }
 
-    fn ending(text: &str) -> Self {
+    /// The same of a line that was read.
+    pub fn ending(text: &str) -> Self {
         let mut line = Self::default();
         for (key, value) in text.split_ascii_whitespace().filter_map(|word| word.split_once('=')) {
             match key {

@@ -46,7 +46,6 @@ pub fn mount_state(node: &mut Node) -> Result<Outcome, InitError> {
     let result = mount_partition(node);
     match &result {
         Ok(Outcome::Done(detail) | Outcome::Skipped(detail)) => {
-            node.state_is_kept = true;
             node.ability("state", true, detail.clone());
         }
         Err(error) => {

@@ -1,13 +1,15 @@
 //! Who a machine is to its clients: a token and a certificate, made by its owner.
 
+use std::fs::Permissions;
 use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use stratos_api::client::{Client, Endpoint};
 use stratos_types::NodeConfig;
+use tempfile::TempDir;
 
 use crate::error::{VmError, at};
 
@@ -99,6 +101,13 @@ impl Identity {
         let client = Client::new(Endpoint::Https(format!("127.0.0.1:{port}")), Some(&self.token))?;
         Ok(client.trust(&self.certificate_file())?)
     }
+}
+
+/// Makes a folder for what holds a machine's token and key, such as its disk: only its owner may enter it.
+pub(crate) fn folder_for_owner(parent: &Path, prefix: &str) -> Result<TempDir, VmError> {
+    let made =
+        tempfile::Builder::new().prefix(prefix).permissions(Permissions::from_mode(0o700)).tempdir_in(parent);
+    made.map_err(at("create a folder in", parent))
 }
 
 /// Writes a file that only its owner may read.

@@ -1,8 +1,6 @@
 //! A machine that runs.
 
-use std::fs::Permissions;
 use std::io::Write as _;
-use std::os::unix::fs::PermissionsExt as _;
 use std::process::{ChildStdin, ExitStatus};
 use std::time::Duration;
 
@@ -15,7 +13,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::console::{Console, ConsoleLine, ConsoleTail, Ready};
 use crate::error::{VmError, at};
-use crate::identity::Identity;
+use crate::identity::{Identity, folder_for_owner};
 use crate::machine::Machine;
 use crate::monitor::{Monitor, forwarded_port};
 use crate::process::Process;
@@ -52,11 +50,7 @@ impl Machine {
     pub async fn start(mut self) -> Result<Running, VmError> {
         let qemu = Qemu::find()?;
         std::fs::create_dir_all(&self.folder).map_err(at("create", &self.folder))?;
-        // Disk and configuration hold the machine's token and key.
-        let for_owner = Permissions::from_mode(0o700);
-        let temporary =
-            tempfile::Builder::new().prefix("machine-").permissions(for_owner).tempdir_in(&self.folder);
-        let temporary = temporary.map_err(at("create a folder in", &self.folder))?;
+        let temporary = folder_for_owner(&self.folder, "machine-")?;
         let mut files = self.prepare(temporary.path())?;
         // A socket's path may not be long, and that folder's may be.
         let meeting = tempfile::tempdir().map_err(at("create a folder in", &std::env::temp_dir()))?;

@@ -4,8 +4,7 @@
 //! has to be like the one that was saved: image, QEMU, devices, CPUs, memory. The folder's name holds the digest of that.
 
 use std::ffi::OsStr;
-use std::fs::{File, Permissions, TryLockError};
-use std::os::unix::fs::PermissionsExt as _;
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,7 +12,7 @@ use stratos_types::NodeConfig;
 
 use crate::accel::Accelerator;
 use crate::error::{VmError, at};
-use crate::identity::Identity;
+use crate::identity::{Identity, folder_for_owner};
 use crate::image::Image;
 use crate::machine::Machine;
 use crate::qemu::{Qemu, backing};
@@ -83,10 +82,7 @@ impl Snapshot {
         let parent = self.folder.parent().unwrap_or(Path::new("."));
         std::fs::create_dir_all(parent).map_err(at("create", parent))?;
         let _alone = self.alone(parent).await?;
-        // Disk and memory hold the machine's token and key.
-        let for_owner = Permissions::from_mode(0o700);
-        let new = tempfile::Builder::new().prefix(UNFINISHED).permissions(for_owner).tempdir_in(parent);
-        let new = new.map_err(at("create a folder in", parent))?;
+        let new = folder_for_owner(parent, UNFINISHED)?;
         let identity = Identity::create(new.path())?;
         let machine = adjust(self.machine()?).identity(identity).keep_disk(new.path().join("disk"));
         let running = machine.start().await?;

@@ -225,12 +225,7 @@ impl Build<'_> {
         let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
         let inside = self.folders.inside()?;
         let built = self.folders.part("target")?.join("stripped");
-        match fs::remove_dir_all(&built) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(at("remove", &built)(error).into());
-            }
-            _ => {}
-        }
+        cache::remove_folder(&built)?;
         fs::create_dir(&built).map_err(at("create", &built))?;
         // One by one: cargo would give each the features that any of them asks for.
         for (package, program) in programs {
