@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use stratos_sys::signals::SignalQueue;
 
-use crate::boot::{BOOT, Node};
+use crate::boot::{self, BOOT, Node};
 use crate::cmdline::CommandLine;
 use crate::error::InitError;
 use crate::patience::Guard;
@@ -62,6 +62,7 @@ fn first(kernel_us: u64) -> ! {
         power::give_up(&format!("phase {}: {}", phase.name, error.chain()), &node.cmdline);
     }
     drop(guard);
+    boot::expedite(&mut node.journal, false);
     record::keep(&mut node);
     let wish = stay(&mut node);
     shutdown::run(wish, &mut node)
