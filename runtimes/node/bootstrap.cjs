@@ -4,7 +4,7 @@
 // before the release, so that a process parked here can be checkpointed and continued many times.
 'use strict';
 
-const { mark, waitForRelease } = require('./park.cjs');
+const { mark, park, runRestoreHooks } = require('./park.cjs');
 
 mark('R');
 
@@ -17,19 +17,8 @@ require('./output.cjs').install();
 /** How long the last words of a dying process may take, in ms. */
 const FAREWELL_MS = 1000;
 
-/** Hooks registered with `stratos.onRestore`, in order. */
-const restoreHooks = [];
-
 /** Invocations that are not answered yet, each with its connection. */
 const active = new Map();
-
-globalThis.stratos = {
-  /** Registers `hook` (may be async) to run after this process is released or restored, before its first event. */
-  onRestore(hook) {
-    if (typeof hook !== 'function') throw new TypeError('stratos.onRestore expects a function');
-    restoreHooks.push(hook);
-  },
-};
 
 globalThis.awslambda = {
   /** Marks `handler(event, responseStream, context)` as one that streams its response. */
@@ -119,10 +108,9 @@ async function main() {
     return refuse(error);
   }
 
-  mark('P');
   try {
-    waitForRelease();
-    for (const hook of restoreHooks) await hook();
+    park();
+    await runRestoreHooks();
   } catch (error) {
     return refuse(new RuntimeError('Runtime.AfterRestoreError', error?.message ?? String(error), error));
   }

@@ -7,6 +7,9 @@
 // that many bytes of `KEY=VALUE\0`.
 //
 // The read must block the whole process: a checkpoint is taken there, and an interrupted blocking read restarts cleanly.
+//
+// `STRATOS_CHECKPOINT=1` marks a process that is started to be checkpointed there: many will go on from its read, each with a frame of
+// its own, and must not draw the same random numbers. All other starts pay nothing for this.
 'use strict';
 
 const fs = require('node:fs');
@@ -26,6 +29,35 @@ const attached = (() => {
     return false;
   }
 })();
+
+/** True in a process that is started to be checkpointed. */
+const checkpoint = attached && process.env.STRATOS_CHECKPOINT === '1';
+// The program and its children must not see it.
+delete process.env.STRATOS_CHECKPOINT;
+
+// Loaded before any of the program's code, which may keep a reference to `Math.random`.
+const reseed = checkpoint ? require('./reseed.cjs') : null;
+
+/** Hooks registered with `stratos.onRestore`, in order. */
+const restoreHooks = [];
+let onFirstHook = null;
+
+globalThis.stratos = {
+  /** Registers `hook` (may be async) to run after this process is released or restored, before its first event or request. */
+  onRestore(hook) {
+    if (typeof hook !== 'function') throw new TypeError('stratos.onRestore expects a function');
+    if (restoreHooks.push(hook) === 1) onFirstHook?.();
+  },
+};
+
+/** Calls `then` when the first hook is registered. */
+function whenHooked(then) {
+  onFirstHook = then;
+}
+
+async function runRestoreHooks() {
+  for (const hook of restoreHooks) await hook();
+}
 
 /** Writes one status byte, `R` or `P`. */
 function mark(letter) {
@@ -51,12 +83,20 @@ function waitForRelease() {
   if (header.latin1Slice(0, 4) !== 'SREL' || header.readUInt32LE(4) !== 1 || environmentLength > ENVIRONMENT_LIMIT) {
     throw new Error('the release frame on fd 3 is not one this runtime understands');
   }
-  // The seed (bytes 16 to 48) is for processes restored from a checkpoint; a fresh Node has just seeded itself from the kernel.
   for (const entry of readExactly(environmentLength).toString().split('\0')) {
     const equals = entry.indexOf('=');
     if (equals > 0) process.env[entry.slice(0, equals)] = entry.slice(equals + 1);
   }
   fs.closeSync(PARK_FD);
+  // Without a checkpoint the seed is of no use: a fresh Node has just seeded itself from the kernel.
+  reseed?.apply(header.subarray(16, 48));
 }
 
-module.exports = { mark, waitForRelease };
+/** Tells the agent that this process parks, and blocks until it is released. */
+function park() {
+  reseed?.prepare();
+  mark('P');
+  waitForRelease();
+}
+
+module.exports = { checkpoint, mark, park, runRestoreHooks, waitForRelease, whenHooked };

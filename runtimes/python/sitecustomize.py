@@ -1,5 +1,6 @@
 """Imported by Python at its start in ``start = "python server.py"`` functions (this folder is on PYTHONPATH): reports the start, takes
-the release frame, and removes its variable, so that child processes of the server do not do the same."""
+the release frame, and removes its variable, so that child processes of the server do not do the same. To be checkpointed, the server
+parks once it listens instead."""
 
 import os
 
@@ -7,4 +8,18 @@ if os.environ.pop("STRATOS_STATUS_FD", None) is not None:
     import stratos
 
     stratos._mark(b"R")
-    stratos._wait_for_release()
+    _port = os.environ.get("PORT", "")
+    if stratos._checkpoint and _port.isdigit():
+        import stratos_server
+
+        stratos_server.park_when_listening(int(_port))
+    else:
+        stratos._wait_for_release()
+        if _port.isdigit():
+
+            def _run_hooks():
+                import stratos_server
+
+                stratos_server.run_hooks_when_listening(int(_port))
+
+            stratos._on_first_hook = _run_hooks

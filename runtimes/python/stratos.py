@@ -8,6 +8,9 @@ The other half of this file is the start protocol, shared by ``bootstrap.py`` an
 Frame, little endian: magic ``SREL``, u32 version = 1, u64 wall clock in ns since the epoch, 32 bytes of seed, u32 length, then that
 many bytes of ``KEY=VALUE\\0``. The read must block: a checkpoint is taken there, and an interrupted blocking read restarts cleanly.
 
+``STRATOS_CHECKPOINT=1`` marks a process that is started to be checkpointed there: many will go on from its read, each with a frame
+of its own, and must not draw the same random numbers. All other starts pay nothing for this.
+
 This module is in the path of every cold start: it imports nothing that the interpreter has not loaded already.
 """
 
@@ -22,14 +25,17 @@ _HEADER_BYTES = 52
 _ENVIRONMENT_LIMIT = 1 << 20
 
 _restore_hooks = []
+_on_first_hook = None
 
 
 def on_restore(hook):
     """Registers ``hook`` (a function or coroutine function without parameters) to run after this process is released or restored,
-    before its first event. Usable as a decorator."""
+    before its first event or request. Usable as a decorator."""
     if not callable(hook):
         raise TypeError("on_restore expects a function")
     _restore_hooks.append(hook)
+    if len(_restore_hooks) == 1 and _on_first_hook is not None:
+        _on_first_hook()
     return hook
 
 
@@ -44,6 +50,11 @@ def _is_attached():
 
 
 _attached = _is_attached()
+
+# True in a process that is started to be checkpointed. The program and its children must not see the variable.
+_checkpoint = os.environ.pop("STRATOS_CHECKPOINT", None) == "1" and _attached
+if _checkpoint:
+    import stratos_reseed  # Now, so that nothing is left to import after the release.
 
 
 def _mark(letter):
@@ -78,10 +89,45 @@ def _wait_for_release():
     _reseed(header[16:48])
 
 
+def _park():
+    """Tells the agent that this process parks, and blocks until it is released."""
+    if _checkpoint:
+        stratos_reseed.prepare()
+    _mark(b"P")
+    _wait_for_release()
+
+
 def _reseed(seed):
     """A module that is not loaded yet will seed itself from the kernel."""
+    if _checkpoint:
+        stratos_reseed.reseed(seed)
+        return
     random, ssl = sys.modules.get("random"), sys.modules.get("ssl")
     if random is not None:
         random.seed(int.from_bytes(seed, "little"))
     if ssl is not None:
         ssl.RAND_add(seed, 32.0)
+
+
+class _WhenImported:
+    """A finder of modules that finds none itself, but calls ``then(module)`` once ``name`` has been imported."""
+
+    def __init__(self, name, then):
+        self._name = name
+        self._then = then
+        sys.meta_path.insert(0, self)
+
+    def find_spec(self, name, path=None, target=None):
+        if name != self._name:
+            return None
+        sys.meta_path.remove(self)
+        spec = next(filter(None, (finder.find_spec(name, path, target) for finder in sys.meta_path)), None)
+        if spec is not None:
+            execute = spec.loader.exec_module
+
+            def exec_module(module):
+                execute(module)
+                self._then(module)
+
+            spec.loader.exec_module = exec_module
+        return spec

@@ -17,26 +17,11 @@ from stratos_invoke import Invocation
 _CO_ASYNC = 0x80 | 0x200  # inspect.CO_COROUTINE and CO_ASYNC_GENERATOR
 
 
-class _LoggingDefaults:
-    """Gives `logging` a plain format on stderr for every level, once the function imports it. It is the handler of last resort that
-    is replaced: a function that configures logging itself finds nothing in its way."""
-
-    @classmethod
-    def find_spec(cls, name, path=None, target=None):
-        if name != "logging":
-            return None
-        sys.meta_path.remove(cls)
-        spec = next(filter(None, (finder.find_spec(name, path, target) for finder in sys.meta_path)), None)
-        if spec is not None:
-            execute = spec.loader.exec_module
-
-            def exec_module(module):
-                execute(module)
-                module.lastResort = module.StreamHandler()
-                module.lastResort.setFormatter(module.Formatter("[%(levelname)s] %(name)s: %(message)s"))
-
-            spec.loader.exec_module = exec_module
-        return spec
+def _log_plainly(logging):
+    """Gives ``logging`` a plain format on stderr for every level. It is the handler of last resort that is replaced: a function that
+    configures logging itself finds nothing in its way."""
+    logging.lastResort = logging.StreamHandler()
+    logging.lastResort.setFormatter(logging.Formatter("[%(levelname)s] %(name)s: %(message)s"))
 
 
 class _EventLoop:
@@ -129,7 +114,7 @@ def main():
     """Runs the runtime; never returns."""
     # One write for each line, even where PYTHONUNBUFFERED would make it two (the text, then its line end).
     sys.stdout.reconfigure(line_buffering=True, write_through=False)
-    sys.meta_path.insert(0, _LoggingDefaults)
+    stratos._WhenImported("logging", _log_plainly)
     stratos_handler.prepare_path(os.environ.get("LAMBDA_TASK_ROOT") or os.getcwd())
     try:
         handler = stratos_handler.load(os.environ.get("_HANDLER", ""))
@@ -138,10 +123,9 @@ def main():
     if getattr(getattr(handler, "__code__", None), "co_flags", 0) & _CO_ASYNC:
         import asyncio  # noqa: F401  Part of the start, not of the first event.
 
-    stratos._mark(b"P")
     threads = 1
     try:
-        stratos._wait_for_release()
+        stratos._park()
         threads = max(1, int(os.environ.get("AWS_LAMBDA_MAX_CONCURRENCY") or 1))
         loop = _EventLoop(shared=threads > 1)
         for hook in stratos._restore_hooks:

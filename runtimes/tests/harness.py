@@ -1,10 +1,13 @@
 """What a case works with: one runtime process with its own Runtime API server, and checks that explain themselves."""
 
+import http.client
+import json
 import os
+import socket
 from pathlib import Path
 
 from instance import Instance, release_frame
-from runtime_api import RuntimeApi
+from runtime_api import PATIENCE_SECONDS, RuntimeApi
 
 TESTS = Path(__file__).resolve().parent
 RUNTIMES = TESTS.parent
@@ -65,6 +68,30 @@ class Harness:
             check(self.instance.status(), b"R", "first status byte")
             check(self.instance.status(), b"P", "second status byte")
             self.instance.release(frame_env)
+
+    def serve(self, script, env=None, checkpoint=True):
+        """Starts a server of `functions/checkpoint`, as an argument list or a file name, up to its `R`."""
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        pipes = {
+            "node": {"NODE_OPTIONS": f"--require={RUNTIMES / 'node/preload.cjs'}"},
+            "python": {"PYTHONPATH": str(RUNTIMES / "python"), "STRATOS_STATUS_FD": "4", "PYTHONUNBUFFERED": "1"},
+        }[self.language]
+        pipes["PYTHONDONTWRITEBYTECODE"] = "1"
+        marks = {"PORT": str(self.port), **({"STRATOS_CHECKPOINT": "1"} if checkpoint else {})}
+        arguments = [script] if isinstance(script, str) else script
+        self.run([self.binary, *arguments], {**pipes, **marks, **(env or {})}, FUNCTIONS / "checkpoint")
+        check(self.instance.status(), b"R", "first status byte")
+
+    def request(self, path="/"):
+        """The server's answer, as headers and JSON."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_SECONDS)
+        try:
+            connection.request("GET", path, headers={"Connection": "close"})
+            response = connection.getresponse()
+            return response.headers, json.loads(response.read())
+        finally:
+            connection.close()
 
     def run(self, argv, env, cwd, attached=True):
         """Starts any command with the pipes of an instance."""

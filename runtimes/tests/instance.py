@@ -2,8 +2,10 @@
 
 import fcntl
 import os
+import select
 import struct
 import subprocess
+import termios
 import threading
 
 from runtime_api import PATIENCE_SECONDS
@@ -18,10 +20,10 @@ def reserve_low_descriptors():
     os.close(fd)
 
 
-def release_frame(env, magic=b"SREL", version=1):
+def release_frame(env, magic=b"SREL", version=1, seed=SEED):
     """The frame that lets a parked runtime go on."""
     block = b"".join(f"{key}={value}\0".encode() for key, value in env.items())
-    return struct.pack("<4sIQ32sI", magic, version, 1_700_000_000_000_000_000, SEED, len(block)) + block
+    return struct.pack("<4sIQ32sI", magic, version, 1_700_000_000_000_000_000, seed, len(block)) + block
 
 
 class Instance:
@@ -68,6 +70,8 @@ class Instance:
 
     def status(self):
         """The next status byte, or nothing when the process has gone."""
+        if not select.select([self._status], [], [], PATIENCE_SECONDS)[0]:
+            raise TimeoutError("no status byte has come")
         return os.read(self._status, 1)
 
     def release(self, env=None, frame=None, piecewise=False):
@@ -75,6 +79,14 @@ class Instance:
         data = frame if frame is not None else release_frame(env or {})
         for piece in [data[at : at + 1] for at in range(len(data))] if piecewise else [data]:
             os.write(self._park, piece)
+
+    def unread(self):
+        """How many bytes the park pipe holds."""
+        return struct.unpack("i", fcntl.ioctl(self._park, termios.FIONREAD, bytes(4)))[0]
+
+    def has_status(self):
+        """Whether a status byte, or the end, can be read."""
+        return bool(select.select([self._status], [], [], 0)[0])
 
     def abandon(self):
         """Closes the park pipe without a frame, as a dead agent does."""

@@ -11,6 +11,7 @@ import sys
 import time
 import traceback
 
+import checkpoint  # noqa: F401  Registers its cases.
 import instance
 from cases import CASES
 from harness import Harness

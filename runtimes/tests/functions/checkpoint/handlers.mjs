@@ -1,0 +1,3 @@
+const random = Math.random;
+random();
+export const numbers = async () => [random(), Math.random(), process.env.STRATOS_CHECKPOINT ?? null];
