@@ -230,14 +230,14 @@ impl Build<'_> {
         // One by one: cargo would give each the features that any of them asks for.
         for (package, program) in programs {
             let mut cargo = inside.command("cargo");
-            cargo.args(["build", "--release", "--frozen", "--manifest-path=/build/src/Cargo.toml"]);
+            cargo.args(["build", "--profile=image", "--frozen", "--manifest-path=/build/src/Cargo.toml"]);
             cargo.args(["--config", "source.crates-io.replace-with='vendored'"]);
             cargo.args(["--config", "source.vendored.directory='/build/vendor'"]);
             cargo.args(["--target", &target, "--package", package, "--bin", program]);
             self.step("compiling", &mut cargo)?;
             let mut strip = inside.command("strip");
             strip.args(["--strip-all", "-o"]).arg(format!("/build/target/stripped/{program}"));
-            self.step("stripping", strip.arg(format!("/build/target/{target}/release/{program}")))?;
+            self.step("stripping", strip.arg(format!("/build/target/{target}/image/{program}")))?;
             let file = built.join(program);
             fs::set_permissions(&file, fs::Permissions::from_mode(0o755))
                 .and_then(|()| fs::File::open(&file)?.sync_all())
