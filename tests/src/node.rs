@@ -63,6 +63,12 @@ impl NodeBuilder {
         self
     }
 
+    /// Instances are restored from checkpoints.
+    #[must_use]
+    pub fn checkpoints(self) -> Self {
+        self.env("STRATOS_CHECKPOINTS", "auto")
+    }
+
     /// Starts the node and waits until it answers.
     ///
     /// # Panics
@@ -82,9 +88,11 @@ impl NodeBuilder {
 }
 
 impl Node {
-    /// A node with the settings of tests.
+    /// A node with the settings of tests. Instances are started afresh, unless a test asks for
+    /// [`NodeBuilder::checkpoints`]: whether one is there in time would be chance.
     pub fn builder() -> NodeBuilder {
-        NodeBuilder { dev: true, dir: None, arguments: Vec::new(), environment: Vec::new() }
+        let environment = vec![("STRATOS_CHECKPOINTS".into(), "off".into())];
+        NodeBuilder { dev: true, dir: None, arguments: Vec::new(), environment }
     }
 
     /// Starts a node with the settings of tests.

@@ -93,6 +93,19 @@ pub struct Options {
     #[arg(long, value_name = "TIME", default_value = "10m")]
     pub idle_timeout: Timeout,
 
+    /// Restore instances from checkpoints, where functions allow it and that is possible; `off`: start all afresh.
+    #[arg(long, env = "STRATOS_CHECKPOINTS", value_name = "auto|off", default_value = "auto",
+          value_parser = |text: &str| match text {
+              "auto" => Ok(true),
+              "off" => Ok(false),
+              _ => Err("write auto or off"),
+          }, action = clap::ArgAction::Set)]
+    pub checkpoints: bool,
+
+    /// Memory for checkpoints that are kept ready to be cloned [default: a quarter of the functions' memory].
+    #[arg(long, value_name = "SIZE", value_parser = template_memory)]
+    pub template_memory: Option<u64>,
+
     /// Most requests that wait for one function.
     #[arg(long, value_name = "N", default_value_t = 1000)]
     pub queue: usize,
@@ -125,6 +138,14 @@ pub struct Options {
     /// Socket of StratOS's own PID 1.
     #[arg(long, value_name = "PATH", default_value = stratos_api::node::INIT_SOCKET, hide = true)]
     pub init_socket: PathBuf,
+}
+
+/// An amount of memory, or 0 to keep none.
+fn template_memory(text: &str) -> Result<u64, String> {
+    match text {
+        "0" => Ok(0),
+        text => text.parse::<MemorySize>().map(|size| size.bytes()).map_err(|error| error.to_string()),
+    }
 }
 
 /// What PID 1 calls a cgroup, and no unit of another system's: those hold processes that are not this node's to end.
@@ -181,6 +202,12 @@ impl Options {
         let memory =
             limit.filter(|limit| *limit < machine.total).unwrap_or(machine.total / 100 * MEMORY_SHARE);
         memory + machine.swap.min(memory) / 100 * u64::from(self.swap_share)
+    }
+
+    /// Bytes of memory that templates may take, of `budget` that functions may be promised.
+    pub fn template_budget(&self, budget: u64) -> u64 {
+        const SHARE: u64 = 4;
+        self.template_memory.unwrap_or(budget / SHARE)
     }
 
     /// How long an instance without requests is kept.

@@ -128,6 +128,9 @@ async fn serve(options: &Options, memory: &Memory, sandbox: Arc<Sandbox>) -> Res
     let engine = Engine::start(
         EngineConfig {
             log_dir: options.state.join("logs"),
+            checkpoint_dir: options.state.join("checkpoints"),
+            checkpoints: options.checkpoints,
+            template_budget: options.template_budget(memory_budget),
             idle_timeout: options.idle_timeout(),
             queue_limit: options.queue,
             memory_budget,

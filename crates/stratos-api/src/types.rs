@@ -89,10 +89,26 @@ pub struct FunctionDetail {
     pub errors: u64,
     /// Of these, cold starts.
     pub cold_starts: u64,
+    /// How its instances are started.
+    #[serde(default)]
+    pub checkpoint: CheckpointInfo,
     /// The function URL's path.
     pub url_path: String,
     /// The last invocations, newest first, at most 10.
     pub recent: Vec<InvocationRecord>,
+}
+
+/// The checkpoint of a function's current version.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CheckpointInfo {
+    /// `ready`: instances are restored from it; `making`: one is being made; `none`: instances are started afresh.
+    pub state: String,
+    /// Why there is none.
+    pub reason: Option<String>,
+    /// Memory in it, bytes.
+    pub bytes: Option<u64>,
+    /// Whether it is in memory now, ready to be cloned.
+    pub in_memory: bool,
 }
 
 /// One instance.
@@ -224,6 +240,9 @@ pub struct InvocationRecord {
     pub started_at: String,
     /// Whether an instance was started for it.
     pub cold: bool,
+    /// Whether that instance went on from a checkpoint.
+    #[serde(default)]
+    pub restored: bool,
     /// Its phases.
     pub phases: Phases,
     /// Payload in bytes.
@@ -240,6 +259,17 @@ pub struct InvocationRecord {
     pub blame: Option<crate::Blame>,
     /// Trace id (W3C).
     pub trace_id: String,
+}
+
+impl InvocationRecord {
+    /// How the instance came to be, in a word: `warm` when it was there, `restored` from a checkpoint, or `cold`.
+    pub const fn start(&self) -> &'static str {
+        match (self.cold, self.restored) {
+            (false, _) => "warm",
+            (true, true) => "restored",
+            (true, false) => "cold",
+        }
+    }
 }
 
 /// Answer to an asynchronous invocation: it is stored and will be run.

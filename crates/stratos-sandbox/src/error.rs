@@ -152,6 +152,12 @@ pub enum StartError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// It could not be restored from its checkpoint.
+    #[error("cannot restore an instance")]
+    Restore {
+        /// Why.
+        source: stratos_checkpoint::template::TemplateError,
+    },
 }
 
 /// Why a job has no result.

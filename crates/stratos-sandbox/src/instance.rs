@@ -10,6 +10,8 @@ use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::pipe::{PipeFlags, pipe_with};
 use stratos_sys::process::Exit;
 
+use stratos_checkpoint::template::Template;
+
 use crate::body::{Body, StartTimings};
 use crate::egress::EgressStats;
 use crate::error::StartError;
@@ -30,7 +32,12 @@ pub struct Instance {
     listener: Option<TcpListener>,
 }
 
-pub(crate) fn start(node: &Arc<Node>, plan: &InstancePlan, weaken: Weaken) -> Result<Instance, StartError> {
+pub(crate) fn start(
+    node: &Arc<Node>,
+    plan: &InstancePlan,
+    template: Option<&Template>,
+    weaken: Weaken,
+) -> Result<Instance, StartError> {
     let (stdout, child_stdout) = from_child("the stdout pipe")?;
     let (stderr, child_stderr) = from_child("the stderr pipe")?;
     let (child_park, park) = pipe("the park pipe")?;
@@ -63,6 +70,7 @@ pub(crate) fn start(node: &Arc<Node>, plan: &InstancePlan, weaken: Weaken) -> Re
             descriptors,
             uid: node.uids.lease().ok_or(StartError::UserIds)?,
             weaken,
+            template,
         },
     )?;
     Ok(Instance {

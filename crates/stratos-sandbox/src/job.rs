@@ -63,6 +63,7 @@ pub(crate) fn run(node: &Arc<Node>, plan: &JobPlan) -> Result<JobOutput, JobErro
             descriptors: vec![stdout, stderr],
             uid,
             weaken: Weaken::default(),
+            template: None,
         },
     )?;
     follow(&body, &output, plan, deadline)

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 use rustix::fs::fchown;
 use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
 use rustix::process::{Gid, Uid};
+use stratos_checkpoint::template::Template;
+use stratos_restorer::abi;
 use stratos_setup::abi::{CLONE_NEWIPC, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUTS};
 use stratos_setup::{CStrPtr, Op};
 use stratos_sys::spawn::{Child, SpawnError, spawn};
@@ -24,7 +26,7 @@ use crate::image::Image;
 use crate::network::Network;
 use crate::sandbox::Node;
 use crate::seccomp::SeccompFilter;
-use crate::setup::{Mounted, Setup};
+use crate::setup::{Mounted, Restored, Setup};
 use crate::uid::UidLease;
 use crate::weaken::Weaken;
 
@@ -58,6 +60,8 @@ pub(crate) struct Launch<'a> {
     pub(crate) descriptors: Vec<OwnedFd>,
     pub(crate) uid: UidLease,
     pub(crate) weaken: Weaken,
+    /// Goes on from a checkpoint in place of executing `argv`.
+    pub(crate) template: Option<&'a Template>,
 }
 
 /// Starts a process; besides it, the listener that waits in its network. When it fails, nothing is left.
@@ -170,7 +174,8 @@ fn clone(
     let overlay_options = overlay_options(node, launch)?;
     let argv = vector(launch.argv);
     let env = vector(launch.env);
-    let setup = Setup {
+    let landlock = ruleset.as_ref().map(|(ruleset, abi)| (ruleset.as_fd(), *abi));
+    let mut setup = Setup {
         filesystem: &node.filesystem,
         layer: launch.layer.c_mount_point(),
         function: launch.function.map(Image::c_mount_point),
@@ -182,7 +187,7 @@ fn clone(
         env: &env,
         hostname: launch.hostname,
         network: network.as_fd().as_raw_fd(),
-        landlock: ruleset.as_ref().map(|(ruleset, abi)| (ruleset.as_raw_fd(), *abi)),
+        landlock: landlock.map(|(ruleset, abi)| (ruleset.as_raw_fd(), abi)),
         descriptors: &descriptors,
         uid: launch.uid.get(),
         pids_max: launch.pids_max,
@@ -191,8 +196,55 @@ fn clone(
         seccomp: launch.seccomp.instructions(),
         weaken: launch.weaken,
     };
+    if let Some(template) = launch.template {
+        let standard = std::iter::once(null.as_fd()).chain(launch.descriptors.iter().map(AsFd::as_fd));
+        let mut sent = Sent::default();
+        let cgroup = cgroup.map(|cgroup| sent.add(cgroup) - FIRST_SENT);
+        setup.network = sent.add(network.as_fd());
+        setup.landlock = landlock.map(|(ruleset, abi)| (sent.add(ruleset), abi));
+        let descriptors: Vec<RawFd> = standard.map(|fd| sent.add(fd)).collect();
+        setup.descriptors = &descriptors;
+        setup.cwd = template.cwd();
+        return restore(template, &setup, cgroup, &sent.descriptors);
+    }
     let ops = setup.operations().ok_or(StartError::Plan { reason: "no program" })?;
     spawn(namespaces(launch.weaken), cgroup, &ops).map_err(|error| explain(error, &ops))
+}
+
+/// Number in a clone of the first descriptor that is sent to it; the one before is where it reports.
+const FIRST_SENT: RawFd = abi::FIRST_FD + 1;
+
+/// Descriptors on their way to a clone of a template, where they have other numbers than here.
+#[derive(Default)]
+struct Sent<'a> {
+    descriptors: Vec<BorrowedFd<'a>>,
+}
+
+impl<'a> Sent<'a> {
+    /// Adds one; gives its number there.
+    fn add(&mut self, descriptor: BorrowedFd<'a>) -> RawFd {
+        self.descriptors.push(descriptor);
+        FIRST_SENT + self.descriptors.len() as RawFd - 1
+    }
+}
+
+fn restore(
+    template: &Template,
+    setup: &Setup<'_>,
+    cgroup: Option<RawFd>,
+    sent: &[BorrowedFd<'_>],
+) -> Result<Child, StartError> {
+    let Restored { setup: operations, privileges, filter } = setup.restored();
+    let plan = stratos_checkpoint::plan::InstancePlan {
+        namespaces: namespaces(setup.weaken),
+        // The first that is received is the pipe to report on.
+        cgroup: cgroup.map(|index| index as usize + 1),
+        setup: &operations,
+        privileges: &privileges,
+        drop_capabilities: !setup.weaken.capabilities,
+        filter: &filter,
+    };
+    template.instance(&plan, sent).map_err(|source| StartError::Restore { source })
 }
 
 fn namespaces(weaken: Weaken) -> u64 {

@@ -10,6 +10,7 @@
 
 mod body;
 mod cgroup;
+mod checkpoint;
 pub mod egress;
 mod error;
 mod features;
@@ -29,6 +30,7 @@ mod uid;
 mod weaken;
 
 pub use body::StartTimings;
+pub use checkpoint::{checkpoint, template};
 pub use egress::EgressPolicy;
 pub use error::{JobError, MountError, OpenError, StartError};
 pub use features::{Features, Missing, ReservedCpus};

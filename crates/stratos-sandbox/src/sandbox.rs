@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::process::{Resource, getrlimit};
+use stratos_checkpoint::template::Template;
 use stratos_sys::{landlock, mountns, process};
 
 use crate::cgroup;
@@ -172,7 +173,16 @@ impl Sandbox {
     /// # Errors
     /// See [`StartError`]; nothing is left of the instance then.
     pub fn start(&self, plan: &InstancePlan) -> Result<Instance, StartError> {
-        instance::start(&self.node, plan, Weaken::default())
+        instance::start(&self.node, plan, None, Weaken::default())
+    }
+
+    /// Restores an instance: it goes on where the checkpoint was taken that the template is made from, in a sandbox like
+    /// any other. Blocks for the milliseconds that takes.
+    ///
+    /// # Errors
+    /// See [`StartError`]; nothing is left of the instance then.
+    pub fn restore(&self, plan: &InstancePlan, template: &Template) -> Result<Instance, StartError> {
+        instance::start(&self.node, plan, Some(template), Weaken::default())
     }
 
     /// Starts an instance with some of its defences left out.
@@ -181,7 +191,7 @@ impl Sandbox {
     /// As for [`Sandbox::start`].
     #[cfg(feature = "weaken")]
     pub fn start_weakened(&self, plan: &InstancePlan, weaken: Weaken) -> Result<Instance, StartError> {
-        instance::start(&self.node, plan, weaken)
+        instance::start(&self.node, plan, None, weaken)
     }
 
     /// Runs a job to its end. Blocks for all of that.

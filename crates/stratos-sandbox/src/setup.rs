@@ -60,7 +60,38 @@ pub(crate) struct Setup<'a> {
     pub(crate) weaken: Weaken,
 }
 
+/// What turns a clone of a template into an instance, in three parts: the template's own steps lie between them.
+pub(crate) struct Restored<'a> {
+    /// Namespaces, root, descriptors, limits.
+    pub(crate) setup: Vec<Op<'a>>,
+    /// The change of user, which keeps the capabilities that are left.
+    pub(crate) privileges: Vec<Op<'a>>,
+    /// The system call filter.
+    pub(crate) filter: Vec<Op<'a>>,
+}
+
 impl<'a> Setup<'a> {
+    /// The same steps for an instance that is restored. Capabilities are given up by its threads, each for itself.
+    pub(crate) fn restored(&self) -> Restored<'a> {
+        let mut setup = Vec::with_capacity(64);
+        self.namespaces(&mut setup);
+        self.root(&mut setup);
+        self.landlock(&mut setup);
+        self.place_descriptors(&mut setup);
+        self.limits(&mut setup);
+        let mut privileges = Vec::new();
+        if !self.weaken.capabilities {
+            privileges.push(Op::ClearAmbient);
+            privileges.push(Op::DropBounding { last: self.last_capability });
+            privileges.push(Op::DropGroups);
+            privileges.push(Op::KeepCaps);
+            privileges.push(Op::SetGid(self.uid));
+            privileges.push(Op::SetUid(self.uid));
+        }
+        let filter = if self.weaken.seccomp { Vec::new() } else { vec![Op::Seccomp(self.seccomp)] };
+        Restored { setup, privileges, filter }
+    }
+
     /// The list, or `None` when it has no program to end with.
     pub(crate) fn operations(&self) -> Option<Vec<Op<'a>>> {
         let mut ops = Vec::with_capacity(64);
@@ -197,14 +228,14 @@ impl<'a> Setup<'a> {
         ops.push(Op::LandlockRestrict { ruleset });
     }
 
+    fn place_descriptors(&self, ops: &mut Vec<Op<'a>>) {
+        ops.extend((0..).zip(self.descriptors).map(|(to, from)| Op::Dup { from: *from, to }));
+    }
+
     fn descriptors(&self, ops: &mut Vec<Op<'a>>) {
-        let mut to = 0;
-        for from in self.descriptors {
-            ops.push(Op::Dup { from: *from, to });
-            to += 1;
-        }
+        self.place_descriptors(ops);
         if !self.weaken.descriptors {
-            ops.push(Op::CloseFrom(to));
+            ops.push(Op::CloseFrom(self.descriptors.len() as RawFd));
         }
     }
 

@@ -25,3 +25,22 @@ pub fn bind_to_interface(socket: impl AsFd, interface: &str) -> io::Result<()> {
     };
     if failed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
+
+/// How many connections may wait on a listening TCP socket (the argument of listen(2)). The kernel tells it in a field of
+/// `struct tcp_info` that means something else for a connection.
+///
+/// # Errors
+/// When it is no TCP socket.
+pub fn listen_backlog(socket: impl AsFd) -> io::Result<u32> {
+    // Eight single bytes and five words come before tcpi_sacked.
+    const SACKED: usize = 8 + 5 * 4;
+    let mut info = [0_u8; 104];
+    let mut bytes = libc::socklen_t::try_from(info.len()).map_err(io::Error::other)?;
+    let (socket, buffer) = (socket.as_fd().as_raw_fd(), info.as_mut_ptr().cast());
+    // SAFETY: the buffer and its length live over the call, and the kernel writes no more than that length.
+    let got = unsafe { libc::getsockopt(socket, libc::IPPROTO_TCP, libc::TCP_INFO, buffer, &raw mut bytes) };
+    match got {
+        0 => Ok(u32::from_ne_bytes(info[SACKED..SACKED + 4].try_into().map_err(io::Error::other)?)),
+        _ => Err(io::Error::last_os_error()),
+    }
+}

@@ -124,6 +124,43 @@ impl FromStr for CpuClass {
     }
 }
 
+/// Whether instances are restored from a checkpoint.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum CheckpointMode {
+    /// Where that is possible; other starts are fresh, and the reason is shown.
+    #[default]
+    Auto,
+    /// Never.
+    Off,
+    /// Always: an instance that cannot be restored is not started.
+    Required,
+}
+
+impl CheckpointMode {
+    /// Its name in `stratos.toml`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Off => "off",
+            Self::Required => "required",
+        }
+    }
+}
+
+/// Why a text is not a way to use checkpoints.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("`{0}` is not a way to use checkpoints (auto, off or required)")]
+pub struct CheckpointModeError(String);
+
+impl FromStr for CheckpointMode {
+    type Err = CheckpointModeError;
+
+    fn from_str(text: &str) -> Result<Self, CheckpointModeError> {
+        let found = [Self::Auto, Self::Off, Self::Required].into_iter().find(|mode| mode.as_str() == text);
+        found.ok_or_else(|| CheckpointModeError(text.chars().take(40).collect()))
+    }
+}
+
 /// One function, as its author wants it run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FunctionSpec {
@@ -139,6 +176,8 @@ pub struct FunctionSpec {
     pub cpu: Option<CpuShare>,
     /// Which processors it runs on.
     pub cpu_class: CpuClass,
+    /// Whether instances are restored from a checkpoint.
+    pub checkpoint: CheckpointMode,
     /// Limit for one invocation, waiting and cold start included.
     pub timeout: Timeout,
     /// Requests at a time that one instance is given, 1 to [`MAX_CONCURRENCY`].
@@ -184,7 +223,7 @@ pub struct Inferred {
     pub entry: Option<Entry>,
 }
 
-const KEYS: [&str; 13] = [
+const KEYS: [&str; 14] = [
     "name",
     "runtime",
     "handler",
@@ -192,6 +231,7 @@ const KEYS: [&str; 13] = [
     "memory",
     "cpu",
     "cpu_class",
+    "checkpoint",
     "timeout",
     "concurrency",
     "max_instances",
@@ -231,6 +271,9 @@ impl FunctionSpec {
             cpu: keys
                 .parsed("cpu", "write a number of CPUs such as \"0.5\", or leave it out for no limit")?,
             cpu_class: keys.parsed("cpu_class", "write \"reserved\", or leave it out")?.unwrap_or_default(),
+            checkpoint: keys
+                .parsed("checkpoint", "write \"off\" or \"required\", or leave it out")?
+                .unwrap_or_default(),
             timeout: match keys.parsed("timeout", "write a time such as \"30s\"")? {
                 Some(timeout) => timeout,
                 None => Timeout::new(std::time::Duration::from_secs(30)).expect("30 s is in range"),
@@ -264,6 +307,9 @@ impl FunctionSpec {
         }
         if self.cpu_class != CpuClass::default() {
             set("cpu_class", self.cpu_class.as_str().into());
+        }
+        if self.checkpoint != CheckpointMode::default() {
+            set("checkpoint", self.checkpoint.as_str().into());
         }
         set("timeout", self.timeout.to_string().into());
         set("concurrency", i64::from(self.concurrency).into());

@@ -7,7 +7,7 @@ use crate::process::top;
 use crate::tidy::{File, Finding};
 
 /// The crates that may hold unsafe code. The compiler refuses it elsewhere, unless a crate switches the lint off.
-const UNSAFE: [&str; 2] = ["crates/stratos-setup/", "crates/stratos-sys/"];
+const UNSAFE: [&str; 3] = ["crates/stratos-setup/", "crates/stratos-sys/", "crates/stratos-restorer/"];
 /// The lint, as it stands in an attribute that switches it off; in two parts, so that this file does not hold it.
 const LINT: &str = concat!("(unsafe", "_code");
 

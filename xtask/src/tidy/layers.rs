@@ -6,7 +6,7 @@ use crate::tidy::Finding;
 /// Layers, lowest first. A crate may depend on crates of lower layers only; crates of one layer know nothing of each
 /// other. The same table, with what each is for, stands in ARCHITECTURE.md.
 const LAYERS: &[(&str, &[&str])] = &[
-    ("base: instructions for a new process", &["stratos-setup"]),
+    ("base: instructions for a new process", &["stratos-setup", "stratos-restorer"]),
     ("base: the one door to the kernel", &["stratos-sys"]),
     ("vocabulary", &["stratos-types"]),
     ("vocabulary on the wire", &["stratos-api"]),
@@ -21,6 +21,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "stratos-audit",
         ],
     ),
+    ("mechanisms: how a process comes to be", &["stratos-checkpoint"]),
     (
         "mechanisms: one job each",
         &[
@@ -28,7 +29,6 @@ const LAYERS: &[(&str, &[&str])] = &[
             "stratos-oci",
             "stratos-image",
             "stratos-sandbox",
-            "stratos-checkpoint",
             "stratos-trace",
             "stratos-vm",
         ],

@@ -5,6 +5,7 @@ use std::ffi::CString;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use sha2::{Digest as _, Sha256};
 use stratos_api::{ApiError, ErrorCode};
 use stratos_sandbox::egress::EgressPolicy;
 use stratos_sandbox::seccomp::SeccompFilter;
@@ -129,8 +130,29 @@ impl Engine {
 impl Deployed {
     /// What the sandbox needs to start one instance.
     pub(super) fn plan(&self, id: InstanceId) -> InstancePlan {
+        self.plan_with(id, variable("AWS_LAMBDA_LOG_STREAM_NAME", &id.to_string()))
+    }
+
+    /// The same for an instance that is started to be checkpointed: its runtime parks when it could serve.
+    pub(super) fn plan_for_checkpoint(&self, id: InstanceId) -> InstancePlan {
+        self.plan_with(id, variable("STRATOS_CHECKPOINT", "1"))
+    }
+
+    /// What of a version decides whether a checkpoint is of it: its code, what it runs on, and how it is started.
+    pub(super) fn subject(&self) -> String {
+        let mut digest = Sha256::new();
+        for text in [&self.argv, &self.env].into_iter().flatten() {
+            digest.update(text.as_bytes_with_nul());
+        }
+        let start = digest.finalize();
+        let start: String = start.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        let (layer, function) = (self.layer.manifest.image_digest, self.function_digest);
+        format!("{}@{} of {function} on {layer} by {start}", self.key, self.version)
+    }
+
+    fn plan_with(&self, id: InstanceId, variable: CString) -> InstancePlan {
         let mut env = self.env.clone();
-        env.push(variable("AWS_LAMBDA_LOG_STREAM_NAME", &id.to_string()));
+        env.push(variable);
         InstancePlan {
             id: id.to_string(),
             layer: Arc::clone(&self.layer.image),

@@ -12,7 +12,8 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use stratos_api::{ApiError, ErrorCode};
-use stratos_sandbox::{Sandbox, StartError};
+use stratos_checkpoint::template::Template;
+use stratos_sandbox::{InstancePlan, Sandbox, StartError};
 use stratos_types::{Entry, InstanceId, InvocationId};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
@@ -94,6 +95,8 @@ pub(super) struct StartTimes {
     pub(super) running: Instant,
     /// It can take a request.
     pub(super) ready: Instant,
+    /// It went on from a checkpoint.
+    pub(super) restored: bool,
 }
 
 /// The sandbox's part. Its end removes a cgroup and reaps a process, which may block: never on a tokio worker.
@@ -116,7 +119,8 @@ impl Drop for Sandboxed {
 }
 
 impl Instance {
-    /// Starts an instance and waits until it can take a request.
+    /// Starts an instance, from a template if there is one, and waits until it can take a request. `unusable` is told why
+    /// a template was not; the instance is started afresh then.
     ///
     /// # Errors
     /// Whose fault it is that it cannot: `function_init_failed`, `function_out_of_memory`, `function_timeout`
@@ -125,18 +129,24 @@ impl Instance {
         sandbox: Arc<Sandbox>,
         deployed: Arc<Deployed>,
         log: Arc<FunctionLog>,
+        template: Option<Arc<Template>>,
+        unusable: impl FnOnce(&StartError),
     ) -> Result<(Arc<Self>, StartTimes), ApiError> {
         let began = Instant::now();
         let id = InstanceId::random();
         let plan = deployed.plan(id);
         let watch_memory = !sandbox.features().memory;
-        let starting = tokio::task::spawn_blocking(move || sandbox.start(&plan).map(|i| (i, Instant::now())));
+        let starting = tokio::task::spawn_blocking(move || begin(&sandbox, &plan, template.as_deref()));
         let internal = |error: &(dyn std::error::Error + 'static)| {
             ApiError::new(ErrorCode::Internal, "an instance cannot be started").caused_by(error)
         };
-        let (mut inner, executed) =
+        let begun =
             starting.await.map_err(|e| internal(&e))?.map_err(|error| start_error(&deployed, &error))?;
-        let pipes = Pipes::take(&mut inner).map_err(|e| internal(&e))?;
+        let Begun { instance: mut inner, executed, restored, not_restored } = begun;
+        if let Some(error) = not_restored {
+            unusable(&error);
+        }
+        let pipes = Pipes::take(&mut inner, restored.then_some(id)).map_err(|e| internal(&e))?;
         let listener = inner.take_runtime_listener();
 
         let (way_in, init, runtime_api) = match &deployed.spec.entry {
@@ -174,7 +184,7 @@ impl Instance {
         match result {
             Ok((running, ready)) => {
                 let running = running.unwrap_or(executed).max(executed);
-                Ok((instance, StartTimes { began, executed, running, ready: ready.max(running) }))
+                Ok((instance, StartTimes { began, executed, running, ready: ready.max(running), restored }))
             }
             Err(error) => {
                 instance.end(EndReason::StartFailed);
@@ -411,6 +421,31 @@ impl Instance {
     }
 }
 
+/// A process that was begun.
+struct Begun {
+    instance: stratos_sandbox::Instance,
+    /// When its first instruction ran.
+    executed: Instant,
+    restored: bool,
+    /// Why it was not restored, when it should have been.
+    not_restored: Option<StartError>,
+}
+
+/// Restores an instance, or starts it afresh when there is no template or that fails. Blocks.
+fn begin(sandbox: &Sandbox, plan: &InstancePlan, template: Option<&Template>) -> Result<Begun, StartError> {
+    let mut not_restored = None;
+    if let Some(template) = template {
+        match sandbox.restore(plan, template) {
+            Ok(instance) => {
+                return Ok(Begun { instance, executed: Instant::now(), restored: true, not_restored: None });
+            }
+            Err(error) => not_restored = Some(error),
+        }
+    }
+    let instance = sandbox.start(plan)?;
+    Ok(Begun { instance, executed: Instant::now(), restored: false, not_restored })
+}
+
 /// The pipes of a new instance, its release frame already written.
 struct Pipes {
     stdout: pipe::Receiver,
@@ -419,10 +454,11 @@ struct Pipes {
 }
 
 impl Pipes {
-    fn take(inner: &mut stratos_sandbox::Instance) -> io::Result<Self> {
+    /// `restored`: which instance it is, where its environment is that of another.
+    fn take(inner: &mut stratos_sandbox::Instance, restored: Option<InstanceId>) -> io::Result<Self> {
         let mut park = std::fs::File::from(inner.take_park());
-        // A fresh start has nothing to wait for: its frame lies in the pipe before it looks.
-        park.write_all(&release_frame()?)?;
+        // Nothing is waited for: the frame lies in the pipe before it is looked for.
+        park.write_all(&release_frame(restored)?)?;
         let receiver = |fd: OwnedFd| pipe::Receiver::from_owned_fd(fd);
         Ok(Self {
             stdout: receiver(inner.take_stdout())?,
@@ -433,7 +469,7 @@ impl Pipes {
 }
 
 /// The frame that releases a parked instance (docs/formats/release-frame.md).
-fn release_frame() -> io::Result<Vec<u8>> {
+fn release_frame(restored: Option<InstanceId>) -> io::Result<Vec<u8>> {
     let mut seed = [0; 32];
     getrandom::fill(&mut seed).map_err(io::Error::other)?;
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_err(io::Error::other)?;
@@ -443,8 +479,11 @@ fn release_frame() -> io::Result<Vec<u8>> {
     frame.extend_from_slice(&1u32.to_le_bytes());
     frame.extend_from_slice(&wall_ns.to_le_bytes());
     frame.extend_from_slice(&seed);
-    // Nothing for the environment: a fresh start got it from execve(2).
-    frame.extend_from_slice(&0u32.to_le_bytes());
+    // A fresh start got all of its environment from execve(2).
+    let environment = restored.map(|id| format!("AWS_LAMBDA_LOG_STREAM_NAME={id}\0")).unwrap_or_default();
+    let bytes = u32::try_from(environment.len()).map_err(io::Error::other)?;
+    frame.extend_from_slice(&bytes.to_le_bytes());
+    frame.extend_from_slice(environment.as_bytes());
     Ok(frame)
 }
 

@@ -34,6 +34,7 @@ impl Engine {
             version: request.version,
             instance: None,
             cold: false,
+            restored: false,
             phases: Phases::default(),
             trace: request.trace.clone(),
         };
@@ -62,6 +63,7 @@ impl Engine {
                 version: None,
                 instance: None,
                 cold: false,
+                restored: false,
                 phases: Phases::default(),
                 trace: request.trace.clone(),
             },
@@ -145,6 +147,7 @@ impl Run {
     fn given(&mut self, lease: &Lease) {
         self.meta.instance = Some(lease.instance.id);
         self.meta.cold = lease.start.is_some();
+        self.meta.restored = lease.start.is_some_and(|start| start.restored);
         self.start = lease.start;
         self.delivered = Some(Instant::now());
         lease.instance.begin_work(self.meta.id);
@@ -316,6 +319,7 @@ impl Run {
             instance: self.meta.instance.map(|id| id.to_string()),
             started_at: crate::clock::rfc3339(self.begun_at),
             cold: self.meta.cold,
+            restored: self.meta.restored,
             phases: self.meta.phases,
             request_bytes: self.request_bytes,
             response_bytes,
@@ -339,7 +343,7 @@ fn report(record: &InvocationRecord, error: Option<&ApiError>) -> String {
     let mut line = format!(
         "REPORT {} {} total={:.2}ms handler={:.2}ms",
         record.outcome,
-        if record.cold { "cold" } else { "warm" },
+        record.start(),
         ms(p.total_us),
         ms(p.handler_us)
     );

@@ -5,12 +5,14 @@
 //! [`port`] are the two ways a request reaches code. A synchronous request is delivered to code at most once: what
 //! was delivered is never tried again.
 
+mod checkpoint;
 mod deployed;
 pub mod error_report;
 pub(crate) mod failure;
 mod instance;
 mod invoke;
 mod log;
+mod parked;
 mod pool;
 mod port;
 mod record;
@@ -45,6 +47,12 @@ use crate::warm::{Source, Starts};
 pub struct EngineConfig {
     /// Folder for the functions' logs.
     pub log_dir: std::path::PathBuf,
+    /// Folder for checkpoints.
+    pub checkpoint_dir: std::path::PathBuf,
+    /// Whether there are any.
+    pub checkpoints: bool,
+    /// Memory for templates in bytes.
+    pub template_budget: u64,
     /// How long an instance without requests is kept.
     pub idle_timeout: Duration,
     /// Most requests that wait for one version's instances.
@@ -113,6 +121,8 @@ pub struct Meta {
     pub instance: Option<InstanceId>,
     /// Whether an instance was started for it.
     pub cold: bool,
+    /// Whether that went on from a checkpoint.
+    pub restored: bool,
     /// Its phases; for a streaming answer up to the answer's head.
     pub phases: Phases,
     /// Its span.
@@ -158,6 +168,7 @@ struct Inner {
     store: Store,
     sandbox: Arc<Sandbox>,
     layers: Arc<Layers>,
+    checkpoints: checkpoint::Checkpoints,
     profiles: deployed::Profiles,
     /// What the name means now; filled on first use, emptied by [`Engine::function_changed`].
     current: RwLock<HashMap<FunctionKey, Arc<Deployed>>>,
@@ -201,6 +212,14 @@ pub enum EngineError {
         /// Why.
         source: std::io::Error,
     },
+    /// The folder for checkpoints could not be made.
+    #[error("cannot make the folder {path} for checkpoints")]
+    CheckpointDir {
+        /// Which.
+        path: std::path::PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
 }
 
 impl Engine {
@@ -216,9 +235,16 @@ impl Engine {
     ) -> Result<Self, EngineError> {
         std::fs::create_dir_all(&config.log_dir)
             .map_err(|source| EngineError::LogDir { path: config.log_dir.clone(), source })?;
+        let checkpoints =
+            checkpoint::Checkpoints::open(&config.checkpoint_dir, config.checkpoints, config.template_budget)
+                .map_err(|source| EngineError::CheckpointDir {
+                    path: config.checkpoint_dir.clone(),
+                    source,
+                })?;
         let inner = Inner {
             starters: tokio::sync::Semaphore::new(config.parallel_starts),
             profiles: deployed::Profiles::load()?,
+            checkpoints,
             config,
             store,
             sandbox,
@@ -279,9 +305,23 @@ impl Engine {
         }
     }
 
-    /// Forgets a removed function's records and log.
+    /// A version was deployed or made current: its checkpoint is made before anybody asks for it.
+    pub async fn prepare_checkpoint(&self, key: &FunctionKey) {
+        match self.resolve(key, None).await {
+            Ok(deployed) => drop(self.prepare(&deployed).await),
+            Err(error) => tracing::warn!(function = %key, %error, "no checkpoint is made"),
+        }
+    }
+
+    /// How the instances of a function's current version are started.
+    pub fn checkpoint(&self, key: &FunctionKey) -> stratos_api::CheckpointInfo {
+        self.0.checkpoints.info(key)
+    }
+
+    /// Forgets a removed function's records, log and checkpoint.
     pub fn function_removed(&self, key: &FunctionKey) {
         self.function_changed(key);
+        self.0.checkpoints.forget(key);
         if let Some(state) = lock(&self.0.functions).remove(key) {
             state.log.delete();
         }

@@ -104,11 +104,14 @@ async fn connect(instance: &Instance) -> Result<Sender, PortError> {
         return Err(PortError::Connect(error));
     }
     stream.set_nodelay(true).map_err(PortError::Connect)?;
-    let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(PortError::Http)?;
+    let (mut sender, connection) = handshake(TokioIo::new(stream)).await.map_err(PortError::Http)?;
     tokio::spawn(async move {
         if let Err(error) = connection.await {
             tracing::debug!(%error, "a connection to a function's server ended");
         }
     });
+    // Else the first request might find it not ready yet and take another: a server that has one connection at a time
+    // would wait for a request on this one.
+    sender.ready().await.map_err(PortError::Http)?;
     Ok(sender)
 }

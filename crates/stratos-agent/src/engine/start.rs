@@ -5,13 +5,14 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use stratos_api::{ApiError, ErrorCode};
+use stratos_sandbox::StartError;
 
 use super::deployed::Deployed;
 use super::failure::EndReason;
-use super::instance::Instance;
+use super::instance::{Instance, StartTimes};
 use super::invoke::platform_line;
 use super::pool::Pool;
-use super::{Engine, lock};
+use super::{Engine, FunctionLog, lock};
 
 /// How long a starting instance may keep others from starting; a slow init does not hold up the node.
 const START_TURN: Duration = Duration::from_millis(250);
@@ -56,8 +57,7 @@ impl Engine {
         }
         let log = self.log(&pool.deployed.key);
         pool.start_begins();
-        let start =
-            Instance::start(Arc::clone(&self.0.sandbox), Arc::clone(&pool.deployed), Arc::clone(&log));
+        let start = self.start_instance(&pool.deployed, &log);
         let mut start = std::pin::pin!(start);
         let mut turn = Some(turn);
         let started = match tokio::time::timeout(START_TURN, &mut start).await {
@@ -92,6 +92,17 @@ impl Engine {
         self.start_where_needed(&pool);
         let pools: Vec<_> = lock(&self.0.pools).values().cloned().collect();
         pools.iter().for_each(|pool| self.start_where_needed(pool));
+    }
+
+    async fn start_instance(
+        &self,
+        deployed: &Arc<Deployed>,
+        log: &Arc<FunctionLog>,
+    ) -> Result<(Arc<Instance>, StartTimes), ApiError> {
+        let template = self.template(deployed).await?;
+        let (sandbox, of, log) = (Arc::clone(&self.0.sandbox), Arc::clone(deployed), Arc::clone(log));
+        let unusable = |error: &StartError| self.checkpoint_failed(deployed, error);
+        Instance::start(sandbox, of, log, template, unusable).await
     }
 
     /// Sets memory aside for an instance; makes room by ending the instance that has been idle longest.

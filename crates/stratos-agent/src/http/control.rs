@@ -63,6 +63,7 @@ pub(super) async fn show(
         invocations: stats.invocations,
         errors: stats.errors,
         cold_starts: stats.cold_starts,
+        checkpoint: api.engine.checkpoint(&key),
         url_path: format!("/f/{}/", key.name),
         recent: api.engine.records(&key, RECENT),
     }))
@@ -110,6 +111,7 @@ pub(super) async fn rollback(
     let (store, number, changed) = (api.engine.store().clone(), version.version, key.clone());
     blocking(move || store.set_current(&changed, number)).await?;
     api.engine.function_changed(&key);
+    api.engine.prepare_checkpoint(&key).await;
     Ok(Json(version_info(&api.engine, version, true)))
 }
 

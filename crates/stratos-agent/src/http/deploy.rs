@@ -155,7 +155,9 @@ async fn run(
                 .into());
         }
     };
-    api.engine.function_changed(&FunctionKey { tenant: api.tenant.clone(), name: spec.name.clone() });
+    let key = FunctionKey { tenant: api.tenant.clone(), name: spec.name.clone() };
+    api.engine.function_changed(&key);
+    api.engine.prepare_checkpoint(&key).await;
     let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     Ok((spec.name, version_info(&api.engine, &record, true), took_ms))
 }

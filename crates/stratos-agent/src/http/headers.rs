@@ -49,7 +49,14 @@ pub(super) fn add_meta(headers: &mut HeaderMap, meta: &Meta) {
     let text = |text: String| HeaderValue::from_str(&text).expect("ids and digits are a header value");
     headers.insert(names::INVOCATION, text(meta.id.to_string()));
     if meta.instance.is_some() {
-        headers.insert(names::START, HeaderValue::from_static(if meta.cold { "fresh" } else { "warm" }));
+        headers.insert(
+            names::START,
+            HeaderValue::from_static(match (meta.cold, meta.restored) {
+                (false, _) => "warm",
+                (true, false) => "fresh",
+                (true, true) => "restored",
+            }),
+        );
     }
     if let Some(version) = meta.version {
         headers.insert(names::VERSION, HeaderValue::from(version));

@@ -82,9 +82,14 @@ fn cache() -> PathBuf {
 }
 
 pub(crate) fn native_layer() -> Option<PathBuf> {
+    layer("native")
+}
+
+/// A layer of the cache.
+pub(crate) fn layer(name: &str) -> Option<PathBuf> {
     let layers = cache().join("layers");
     let manifest: serde_json::Value =
-        serde_json::from_slice(&fs::read(layers.join("native.json")).ok()?).unwrap();
+        serde_json::from_slice(&fs::read(layers.join(format!("{name}.json"))).ok()?).unwrap();
     Some(layers.join(manifest["image"].as_str().unwrap()))
 }
 
@@ -93,6 +98,8 @@ pub(crate) fn function_image(dir: &Path) -> PathBuf {
     let source = dir.join("function");
     fs::create_dir_all(&source).unwrap();
     fs::copy(probe(), source.join("probe")).unwrap();
+    let workload = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/workloads/restored.py");
+    fs::copy(workload, source.join("restored.py")).unwrap();
     let image = dir.join("function.erofs");
     let made = Command::new("mkfs.erofs").arg("--quiet").arg(&image).arg(&source).output().unwrap();
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));

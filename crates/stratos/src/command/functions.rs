@@ -5,7 +5,9 @@ use std::io::{IsTerminal, Write};
 use bytes::Bytes;
 use http::Method;
 use stratos_api::client::Call;
-use stratos_api::{FunctionDetail, FunctionSummary, InvocationRecord, RollbackRequest, VersionInfo, path};
+use stratos_api::{
+    CheckpointInfo, FunctionDetail, FunctionSummary, InvocationRecord, RollbackRequest, VersionInfo, path,
+};
 use stratos_types::FunctionName;
 
 use crate::args::{RmArgs, RollbackArgs};
@@ -55,6 +57,7 @@ pub(crate) async fn show(name: &FunctionName, node: &Node, output: Output) -> Re
         detail.invocations, detail.errors, detail.cold_starts, detail.queued
     );
     field("invocations", &counts);
+    field("checkpoint", &checkpoint(&detail.checkpoint));
     current.notes.iter().for_each(|note| field("note", note));
     text.push_str("\nSPECIFICATION\n");
     text.extend(current.spec.trim_end().lines().map(|line| format!("  {line}").trim_end().to_owned() + "\n"));
@@ -82,6 +85,18 @@ pub(crate) async fn show(name: &FunctionName, node: &Node, output: Output) -> Re
     output.bytes(text.as_bytes())
 }
 
+/// How instances are started, and why not otherwise.
+fn checkpoint(info: &CheckpointInfo) -> String {
+    let mut text = info.state.clone();
+    if let Some(bytes) = info.bytes {
+        text += &format!(", {}{}", size(bytes), if info.in_memory { ", in memory" } else { "" });
+    }
+    match &info.reason {
+        Some(reason) => text + ": " + reason,
+        None => text,
+    }
+}
+
 /// Invocations with their phases in milliseconds.
 fn invocations(records: &[InvocationRecord]) -> Table {
     let headings = [
@@ -106,7 +121,7 @@ fn invocations(records: &[InvocationRecord]) -> Table {
         table.row([
             r.id.clone(),
             when(&r.started_at),
-            if r.cold { "cold" } else { "warm" }.into(),
+            r.start().into(),
             ms(p.queue_us),
             ms(p.sandbox_us),
             ms(p.runtime_us),

@@ -142,7 +142,11 @@ fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 
 /// `cold`, `warm`, or nothing when no instance was reached.
 fn start(headers: &HeaderMap) -> Option<&'static str> {
-    text(headers, header::START).map(|start| if start == "fresh" { "cold" } else { "warm" })
+    text(headers, header::START).map(|start| match start {
+        "fresh" => "cold",
+        "restored" => "restored",
+        _ => "warm",
+    })
 }
 
 /// The phases of a `Server-Timing` header: name and milliseconds.

@@ -1,0 +1,402 @@
+//! Checkpoints of versions: made in the background, kept on disk, turned into templates when instances are wanted.
+//!
+//! One checkpoint a function, that of its current version. A start never waits for one (unless the function requires it):
+//! while there is none, or when it cannot be used, instances are started afresh, and the reason is shown.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use stratos_api::{ApiError, CheckpointInfo, ErrorCode};
+use stratos_checkpoint::dump::DumpError;
+use stratos_checkpoint::image::Image;
+use stratos_checkpoint::machine::Machine;
+use stratos_checkpoint::template::Template;
+use stratos_types::{CheckpointMode, Entry, FunctionKey, InstanceId, Runtime, Version};
+use tokio::sync::watch;
+
+use super::deployed::Deployed;
+use super::invoke::platform_line;
+use super::parked::Parked;
+use super::{Engine, lock};
+
+/// How long the memory for making a checkpoint is waited for, and how often it is looked for.
+const MEMORY_WAIT: (Duration, Duration) = (Duration::from_secs(60), Duration::from_millis(500));
+/// How long a process may take from saying that it parks to parking.
+const PARK_WAIT: Duration = Duration::from_secs(2);
+
+/// The checkpoints of a node.
+pub(super) struct Checkpoints {
+    folder: PathBuf,
+    machine: Machine,
+    on: bool,
+    /// Bytes that all templates may take together.
+    budget: u64,
+    versions: Mutex<HashMap<FunctionKey, Arc<OfVersion>>>,
+    /// One is made at a time: it takes a processor from requests.
+    making: tokio::sync::Semaphore,
+}
+
+/// The checkpoint of one version.
+pub(super) struct OfVersion {
+    version: Version,
+    state: watch::Sender<State>,
+    /// The template, and when it was last cloned.
+    template: Mutex<Option<(Arc<Template>, Instant)>>,
+}
+
+#[derive(Clone)]
+enum State {
+    /// On its way.
+    Making,
+    /// There is none.
+    None(Arc<str>),
+    /// There is one.
+    Ready(Arc<Image>),
+}
+
+impl Checkpoints {
+    /// Opens the folder of checkpoints.
+    pub(super) fn open(folder: &Path, on: bool, budget: u64) -> io::Result<Self> {
+        // What is in it was in processes' memory: it is for root alone.
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        Ok(Self {
+            folder: folder.to_owned(),
+            machine: Machine::current()?,
+            on,
+            budget,
+            versions: Mutex::default(),
+            making: tokio::sync::Semaphore::new(1),
+        })
+    }
+
+    fn path(&self, key: &FunctionKey, version: Version) -> PathBuf {
+        self.folder.join(format!("{}.{}.{version}", key.tenant, key.name))
+    }
+
+    fn of(&self, deployed: &Deployed) -> Option<Arc<OfVersion>> {
+        lock(&self.versions).get(&deployed.key).filter(|of| of.version == deployed.version).cloned()
+    }
+
+    /// What is shown of a function's checkpoint.
+    pub(super) fn info(&self, key: &FunctionKey) -> CheckpointInfo {
+        let Some(of) = lock(&self.versions).get(key).cloned() else {
+            return CheckpointInfo {
+                state: "none".to_owned(),
+                reason: Some("it was not used since the node started".to_owned()),
+                ..CheckpointInfo::default()
+            };
+        };
+        let state = of.state.borrow().clone();
+        match state {
+            State::Making => CheckpointInfo { state: "making".to_owned(), ..CheckpointInfo::default() },
+            State::None(reason) => CheckpointInfo {
+                state: "none".to_owned(),
+                reason: Some(reason.to_string()),
+                ..CheckpointInfo::default()
+            },
+            State::Ready(image) => CheckpointInfo {
+                state: "ready".to_owned(),
+                reason: None,
+                bytes: Some(image.pages_bytes()),
+                in_memory: lock(&of.template).is_some(),
+            },
+        }
+    }
+
+    /// Forgets a function's checkpoint: nothing of it is left in memory or on disk.
+    pub(super) fn forget(&self, key: &FunctionKey) {
+        let forgotten = lock(&self.versions).remove(key);
+        if let Some(of) = forgotten {
+            remove(&self.path(key, of.version));
+        }
+    }
+
+    /// Takes templates out of memory, those not used for longest first, until `more` bytes have room.
+    fn make_room(&self, more: u64) {
+        let mut held: Vec<_> = lock(&self.versions)
+            .values()
+            .filter_map(|of| {
+                let used = lock(&of.template).as_ref().map(|(_, used)| *used)?;
+                match &*of.state.borrow() {
+                    State::Ready(image) => Some((used, image.pages_bytes(), Arc::clone(of))),
+                    State::Making | State::None(_) => None,
+                }
+            })
+            .collect();
+        held.sort_by_key(|(used, ..)| *used);
+        let mut total: u64 = held.iter().map(|(_, bytes, _)| bytes).sum();
+        for (_, bytes, of) in held {
+            if total + more <= self.budget {
+                return;
+            }
+            total -= bytes;
+            // Ends its process, unless a start has it just now.
+            drop(lock(&of.template).take());
+        }
+    }
+}
+
+fn remove(path: &Path) {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(path = %path.display(), %error, "cannot remove a checkpoint");
+        }
+        _ => {}
+    }
+}
+
+/// Why a function of this kind cannot have a checkpoint, before anything is tried.
+fn never(deployed: &Deployed) -> Option<&'static str> {
+    match (&deployed.spec.entry, deployed.spec.runtime) {
+        _ if deployed.spec.checkpoint == CheckpointMode::Off => {
+            Some("stratos.toml says checkpoint = \"off\"")
+        }
+        (Entry::Client { .. }, _) => {
+            Some("it brings its own Runtime API client, which does not say when it is ready")
+        }
+        (_, Runtime::Native) => Some("a native program does not say when it is ready"),
+        (Entry::Handler(_) | Entry::Start(_), Runtime::Node24 | Runtime::Python313) => None,
+    }
+}
+
+impl Engine {
+    /// How the next instance of a version is started: from a template, or afresh.
+    ///
+    /// # Errors
+    /// When the function requires a checkpoint and there is none.
+    pub(super) async fn template(&self, deployed: &Arc<Deployed>) -> Result<Option<Arc<Template>>, ApiError> {
+        let required = deployed.spec.checkpoint == CheckpointMode::Required;
+        let of = match self.0.checkpoints.of(deployed) {
+            Some(of) => of,
+            None => self.prepare(deployed).await,
+        };
+        let mut watched = of.state.subscribe();
+        if required {
+            // The sender lives as long as `of`.
+            drop(watched.wait_for(|state| !matches!(state, State::Making)).await);
+        }
+        let state = watched.borrow().clone();
+        let reason = match state {
+            State::Ready(image) => match self.template_of(deployed, &of, image).await {
+                Ok(template) => return Ok(Some(template)),
+                Err(reason) => reason,
+            },
+            State::Making => return Ok(None),
+            State::None(reason) => reason,
+        };
+        if !required {
+            return Ok(None);
+        }
+        let message = format!("the function requires a checkpoint and has none: {reason}");
+        Err(ApiError::new(ErrorCode::FunctionInitFailed, message)
+            .hint("change what stands in the way, or write checkpoint = \"auto\" in stratos.toml"))
+    }
+
+    async fn template_of(
+        &self,
+        deployed: &Arc<Deployed>,
+        of: &Arc<OfVersion>,
+        image: Arc<Image>,
+    ) -> Result<Arc<Template>, Arc<str>> {
+        if let Some((template, used)) = lock(&of.template).as_mut() {
+            *used = Instant::now();
+            return Ok(Arc::clone(template));
+        }
+        let (engine, deployed, of) = (self.clone(), Arc::clone(deployed), Arc::clone(of));
+        let build = move || {
+            engine.0.checkpoints.make_room(image.pages_bytes());
+            let built = stratos_sandbox::template(&image, &deployed.plan(InstanceId::random()));
+            match built {
+                Ok(template) => {
+                    let template = Arc::new(template);
+                    // One that is too large to be kept is made again for each start.
+                    if image.pages_bytes() <= engine.0.checkpoints.budget {
+                        *lock(&of.template) = Some((Arc::clone(&template), Instant::now()));
+                    }
+                    Ok(template)
+                }
+                Err(error) => Err(engine.give_up(&deployed, &of, &chain(&error))),
+            }
+        };
+        let built = tokio::task::spawn_blocking(build).await;
+        built.unwrap_or_else(|error| Err(error.to_string().into()))
+    }
+
+    /// A checkpoint turned out not to be usable: starts are fresh from now on.
+    pub(super) fn checkpoint_failed(&self, deployed: &Deployed, error: &(dyn std::error::Error + 'static)) {
+        if let Some(of) = self.0.checkpoints.of(deployed) {
+            self.give_up(deployed, &of, &chain(error));
+        }
+    }
+
+    fn give_up(&self, deployed: &Deployed, of: &OfVersion, reason: &str) -> Arc<str> {
+        let reason: Arc<str> = reason.into();
+        tracing::warn!(function = %deployed.key, version = deployed.version, %reason, "a checkpoint is not usable");
+        platform_line(&self.log(&deployed.key), "-", None, format!("CHECKPOINT none: {reason}"));
+        of.state.send_replace(State::None(Arc::clone(&reason)));
+        drop(lock(&of.template).take());
+        remove(&self.0.checkpoints.path(&deployed.key, deployed.version));
+        reason
+    }
+
+    /// Takes a checkpoint from the disk, or begins to make one. Only the current version has one.
+    pub(super) async fn prepare(&self, deployed: &Arc<Deployed>) -> Arc<OfVersion> {
+        let key = &deployed.key;
+        let current = super::read(&self.0.current).get(key).is_some_and(|d| d.version == deployed.version);
+        let state = match never(deployed) {
+            _ if !self.0.checkpoints.on => State::None("this node makes none (--checkpoints off)".into()),
+            Some(reason) => State::None(reason.into()),
+            None if !current => State::None("only the current version has a checkpoint".into()),
+            None => State::Making,
+        };
+        let of = Arc::new(OfVersion {
+            version: deployed.version,
+            state: watch::Sender::new(state),
+            template: Mutex::default(),
+        });
+        if !current {
+            return of;
+        }
+        let before = lock(&self.0.checkpoints.versions).insert(key.clone(), Arc::clone(&of));
+        if let Some(before) = before.filter(|before| before.version != deployed.version) {
+            remove(&self.0.checkpoints.path(key, before.version));
+        }
+        if matches!(*of.state.borrow(), State::Making) {
+            tokio::spawn(self.clone().find_or_make(Arc::clone(deployed), Arc::clone(&of)));
+        }
+        of
+    }
+
+    async fn find_or_make(self, deployed: Arc<Deployed>, of: Arc<OfVersion>) {
+        let path = self.0.checkpoints.path(&deployed.key, deployed.version);
+        let found = {
+            let (engine, deployed, path) = (self.clone(), Arc::clone(&deployed), path.clone());
+            tokio::task::spawn_blocking(move || engine.usable(&deployed, &path)).await
+        };
+        let image = match found.ok().flatten() {
+            Some(image) => Ok(image),
+            None => self.make(&deployed, &path).await,
+        };
+        match image {
+            Ok(image) => {
+                of.state.send_replace(State::Ready(Arc::new(image)));
+            }
+            Err(reason) => {
+                self.give_up(&deployed, &of, &reason);
+            }
+        }
+    }
+
+    /// The image at a path, if it is whole and of this version and machine.
+    fn usable(&self, deployed: &Deployed, path: &Path) -> Option<Image> {
+        if !path.exists() {
+            return None;
+        }
+        let image = match Image::open(path) {
+            Ok(image) => image,
+            Err(error) => {
+                tracing::warn!(error = %chain(&error), "a checkpoint on disk is made again");
+                return None;
+            }
+        };
+        let checkpoint = image.checkpoint();
+        let differs = checkpoint.machine.differs_from(&self.0.checkpoints.machine);
+        let differs = differs.or_else(|| {
+            (checkpoint.subject != deployed.subject())
+                .then(|| "it is of another function or layer".to_owned())
+        });
+        match differs {
+            None => Some(image),
+            Some(reason) => {
+                tracing::info!(path = %path.display(), %reason, "a checkpoint on disk is made again");
+                None
+            }
+        }
+    }
+
+    /// Starts an instance, lets it initialise, and dumps it.
+    async fn make(&self, deployed: &Arc<Deployed>, path: &Path) -> Result<Image, String> {
+        let Ok(_turn) = self.0.checkpoints.making.acquire().await else {
+            return Err("the node is stopping".to_owned());
+        };
+        let memory = deployed.spec.memory.bytes();
+        let reserved = self.wait_for_memory(memory).await;
+        if !reserved {
+            return Err("the node had no memory left to make one".to_owned());
+        }
+        let made = self.make_with_memory(deployed, path).await;
+        self.0.committed_bytes.fetch_sub(memory, Ordering::AcqRel);
+        self.0.memory_freed.notify_waiters();
+        made
+    }
+
+    /// Sets memory aside without ending anybody for it.
+    async fn wait_for_memory(&self, bytes: u64) -> bool {
+        let budget = self.0.config.memory_budget;
+        let deadline = Instant::now() + MEMORY_WAIT.0;
+        loop {
+            let reserve = |used: u64| (used + bytes <= budget).then_some(used + bytes);
+            if self.0.committed_bytes.fetch_update(Ordering::AcqRel, Ordering::Acquire, reserve).is_ok() {
+                return true;
+            }
+            if Instant::now() >= deadline {
+                return false;
+            }
+            tokio::time::sleep(MEMORY_WAIT.1).await;
+        }
+    }
+
+    async fn make_with_memory(&self, deployed: &Arc<Deployed>, path: &Path) -> Result<Image, String> {
+        let began = Instant::now();
+        let log = self.log(&deployed.key);
+        let parked = Parked::start(Arc::clone(&self.0.sandbox), deployed, Arc::clone(&log)).await?;
+        let temporary = path.with_added_extension("new");
+        let dump = {
+            let (subject, temporary, path) = (deployed.subject(), temporary.clone(), path.to_owned());
+            move || -> Result<Image, String> {
+                dump_parked(&parked, &subject, &temporary)?;
+                fs::rename(&temporary, &path).map_err(|error| format!("cannot keep it: {error}"))?;
+                Image::open(&path).map_err(|error| chain(&error))
+            }
+        };
+        let image = tokio::task::spawn_blocking(dump).await.map_err(|error| error.to_string())??;
+        let (mib, took) = (image.pages_bytes() as f64 / f64::from(1 << 20), began.elapsed().as_millis());
+        platform_line(&log, "-", None, format!("CHECKPOINT ready: {mib:.1} MiB, made in {took} ms"));
+        Ok(image)
+    }
+}
+
+/// Dumps a process that has said that it parks, as soon as it does.
+fn dump_parked(parked: &Parked, subject: &str, path: &Path) -> Result<(), String> {
+    let deadline = Instant::now() + PARK_WAIT;
+    loop {
+        match stratos_sandbox::checkpoint(parked.instance(), subject, path) {
+            Ok(dumped) => {
+                tracing::debug!(frozen = ?dumped.frozen, bytes = dumped.pages_bytes, "dumped");
+                return Ok(());
+            }
+            Err(DumpError::NotParked { .. }) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Err(error) => return Err(chain(&error)),
+        }
+    }
+}
+
+/// An error with its causes, in one line.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

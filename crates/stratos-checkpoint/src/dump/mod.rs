@@ -1,0 +1,312 @@
+//! Dumping a process that waits to be released.
+//!
+//! All its threads are stopped, its state is read from /proc and by system calls made in its place, and it goes on as if
+//! nothing had happened. Nothing is guessed: what the format has no words for is refused by name.
+
+mod descriptors;
+mod mappings;
+mod remote;
+mod threads;
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use object::read::elf::{ElfFile64, FileHeader as _};
+use object::{Endianness, Object as _, ObjectSymbol as _};
+use stratos_sys::pagemap::Pagemap;
+use stratos_sys::ptrace::Tracee;
+
+use self::mappings::Maps;
+use self::remote::Remote;
+use crate::image::{self, Checkpoint, FormatError, Layout, Mapping, Process, SignalAction};
+use crate::machine::Machine;
+
+/// Why no image was made.
+#[derive(Debug, thiserror::Error)]
+pub enum DumpError {
+    /// It is in a state that an image cannot hold.
+    #[error("{0}")]
+    Refused(String),
+    /// It does not wait to be released (yet).
+    #[error("it does not wait on descriptor {park} to be released")]
+    NotParked {
+        /// Where it should wait.
+        park: u32,
+    },
+    /// Looking at it failed.
+    #[error("cannot {what}")]
+    System {
+        /// What was tried.
+        what: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The image cannot be written.
+    #[error(transparent)]
+    Image(#[from] FormatError),
+}
+
+impl DumpError {
+    fn refused(reason: impl Into<String>) -> Self {
+        Self::Refused(reason.into())
+    }
+}
+
+/// Adds what was tried to an error.
+trait While<T> {
+    fn during(self, what: impl FnOnce() -> String) -> Result<T, DumpError>;
+}
+
+impl<T> While<T> for io::Result<T> {
+    fn during(self, what: impl FnOnce() -> String) -> Result<T, DumpError> {
+        self.map_err(|source| DumpError::System { what: what(), source })
+    }
+}
+
+/// What to dump.
+#[derive(Debug, Clone, Copy)]
+pub struct Target<'a> {
+    /// The process as the caller numbers it; the first one of its own PID namespace.
+    pub pid: i32,
+    /// The descriptors `0..inherited` are those that it was given: the null device, then pipes.
+    pub inherited: u32,
+    /// Which of them it reads its release from.
+    pub park: u32,
+    /// What to write down that it is.
+    pub subject: &'a str,
+    /// Where it sees a folder that the image cannot hold and that must be empty.
+    pub scratch: &'a str,
+    /// Where the caller sees the files that it sees.
+    pub root: &'a Path,
+}
+
+/// What was dumped.
+#[derive(Debug, Clone, Copy)]
+pub struct Dumped {
+    /// How long the process stood still.
+    pub frozen: Duration,
+    /// Bytes of its pages in the image.
+    pub pages_bytes: u64,
+}
+
+/// Dumps a process into a new file. It goes on afterwards. Must not be called on a thread that others wait for: it blocks
+/// for some tens of milliseconds.
+///
+/// # Errors
+/// See [`DumpError`]; no file is left then.
+pub fn dump(target: &Target<'_>, path: &Path) -> Result<Dumped, DumpError> {
+    let began = Instant::now();
+    let mut stopped = threads::stop_all(target.pid)?;
+    let memory = File::options()
+        .read(true)
+        .write(true)
+        .open(format!("/proc/{}/mem", target.pid))
+        .during(|| "open the process's memory".to_owned())?;
+    let checkpoint = look(target, &mut stopped, &memory)?;
+    let pages_bytes = checkpoint.page_count() * image::PAGE;
+    checkpoint
+        .check(pages_bytes)
+        .map_err(|invalid| DumpError::refused(format!("what it looks like makes no sense: {invalid}")))?;
+    image::write(path, &checkpoint, |to| copy_pages(&checkpoint, &memory, to))?;
+    drop(stopped);
+    Ok(Dumped { frozen: began.elapsed(), pages_bytes })
+}
+
+fn look(target: &Target<'_>, stopped: &mut [Tracee], memory: &File) -> Result<Checkpoint, DumpError> {
+    let pid = target.pid;
+    threads::check_parked(&stopped[0], target.park)?;
+    refuse_company(target)?;
+    let maps = Maps::read(pid)?;
+    let instruction = remote::find_instruction(&maps, memory)?;
+    let threads = threads::describe(pid, stopped, memory, instruction)?;
+    let mut remote = Remote::new(&mut stopped[0], memory, instruction);
+    refuse_timers(pid, &mut remote)?;
+    let signals = signal_actions(&mut remote)?;
+    let layout = layout(pid, &mut remote)?;
+    let pagemap = Pagemap::open(pid).during(|| "open the process's page map".to_owned())?;
+    let mut files = Vec::new();
+    let mappings = maps.own(&pagemap, &mut files)?;
+    let executable = executable(pid, &mut files)?;
+    let process = Process {
+        umask: threads::umask(pid)?,
+        cwd: link(pid, "cwd")?,
+        executable,
+        auxiliary: auxiliary(pid)?,
+        layout,
+        signals,
+    };
+    let monotonic = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    Ok(Checkpoint {
+        subject: target.subject.to_owned(),
+        machine: Machine::current().during(|| "learn what machine this is".to_owned())?,
+        monotonic_ns: monotonic.tv_sec.cast_unsigned() * 1_000_000_000 + monotonic.tv_nsec.cast_unsigned(),
+        process,
+        threads,
+        reseed: reseed_function(target.root, &files, &mappings),
+        files,
+        mappings,
+        kernel_mappings: maps.of_kernel(),
+        descriptors: descriptors::describe(pid, target.inherited)?,
+    })
+}
+
+fn read(path: impl AsRef<Path>) -> Result<String, DumpError> {
+    let path = path.as_ref();
+    fs::read_to_string(path).during(|| format!("read {}", path.display()))
+}
+
+/// Where a link of /proc/PID leads, as the process sees it.
+fn link(pid: i32, name: &str) -> Result<String, DumpError> {
+    let path = PathBuf::from(format!("/proc/{pid}/{name}"));
+    let target = fs::read_link(&path).during(|| format!("read {}", path.display()))?;
+    let target = target.into_os_string().into_string();
+    target
+        .map_err(|path| DumpError::refused(format!("a path of it is not UTF-8: {}", path.to_string_lossy())))
+}
+
+/// It must be alone, and have kept nothing where only it can see it.
+fn refuse_company(target: &Target<'_>) -> Result<(), DumpError> {
+    let pid = target.pid;
+    for task in threads::tasks(pid)? {
+        let children = read(format!("/proc/{pid}/task/{task}/children"))?;
+        if !children.trim().is_empty() {
+            return Err(DumpError::refused(
+                "it has started other processes, which would have to be restored with it",
+            ));
+        }
+    }
+    let scratch = format!("/proc/{pid}/root{}", target.scratch);
+    let mut entries = fs::read_dir(&scratch).during(|| format!("list {scratch}"))?;
+    match entries.next() {
+        None => Ok(()),
+        Some(entry) => {
+            let name = entry.map(|entry| entry.file_name().to_string_lossy().into_owned());
+            let name = name.unwrap_or_else(|_| "a file".to_owned());
+            Err(DumpError::refused(format!(
+                "its initialisation has left {}/{name}, and an instance begins with an empty {}",
+                target.scratch, target.scratch
+            )))
+        }
+    }
+}
+
+fn refuse_timers(pid: i32, remote: &mut Remote<'_>) -> Result<(), DumpError> {
+    // CONFIG_CHECKPOINT_RESTORE shows them; without it there is no such file and no way to know.
+    let timers = read(format!("/proc/{pid}/timers")).unwrap_or_default();
+    if !timers.trim().is_empty() {
+        return Err(DumpError::refused("it has timers of timer_create(2)"));
+    }
+    for which in [libc::ITIMER_REAL, libc::ITIMER_VIRTUAL, libc::ITIMER_PROF] {
+        let scratch = remote.scratch();
+        let [_, _, seconds, microseconds] =
+            remote.words(libc::SYS_getitimer, [which as u64, scratch, 0, 0, 0, 0], scratch)?;
+        if (seconds, microseconds) != (0, 0) {
+            return Err(DumpError::refused("it has a timer of setitimer(2)"));
+        }
+    }
+    Ok(())
+}
+
+fn signal_actions(remote: &mut Remote<'_>) -> Result<Vec<SignalAction>, DumpError> {
+    let mut actions = Vec::new();
+    for signal in 1..=64_u32 {
+        let scratch = remote.scratch();
+        let args = [u64::from(signal), 0, scratch, 8, 0, 0];
+        let [handler, flags, restorer, mask] = remote.words(libc::SYS_rt_sigaction, args, scratch)?;
+        if handler != 0 {
+            actions.push(SignalAction { signal, handler, flags, restorer, mask });
+        }
+    }
+    Ok(actions)
+}
+
+fn layout(pid: i32, remote: &mut Remote<'_>) -> Result<Layout, DumpError> {
+    let stat = read(format!("/proc/{pid}/stat"))?;
+    // The name, in parentheses, may hold anything; what follows are numbers (proc_pid_stat(5)), from the third field on.
+    let fields = stat.rsplit_once(')').map(|(_, rest)| rest).unwrap_or_default();
+    let fields: Vec<&str> = fields.split_whitespace().collect();
+    let field = |number: usize| fields.get(number - 3).and_then(|text| text.parse().ok()).unwrap_or(0);
+    Ok(Layout {
+        start_code: field(26),
+        end_code: field(27),
+        start_stack: field(28),
+        start_data: field(45),
+        end_data: field(46),
+        start_brk: field(47),
+        brk: remote.call(libc::SYS_brk, [0; 6])?,
+        arg_start: field(48),
+        arg_end: field(49),
+        env_start: field(50),
+        env_end: field(51),
+    })
+}
+
+fn auxiliary(pid: i32) -> Result<Vec<u64>, DumpError> {
+    let path = format!("/proc/{pid}/auxv");
+    let bytes = fs::read(&path).during(|| format!("read {path}"))?;
+    Ok(bytes.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().expect("eight bytes"))).collect())
+}
+
+fn executable(pid: i32, files: &mut Vec<String>) -> Result<u32, DumpError> {
+    let path = link(pid, "exe")?;
+    Ok(mappings::file_index(&path, files))
+}
+
+fn copy_pages(checkpoint: &Checkpoint, memory: &File, to: &mut dyn io::Write) -> io::Result<()> {
+    let mut buffer = vec![0; 1 << 20];
+    for mapping in &checkpoint.mappings {
+        for (first, count) in &mapping.pages {
+            let mut at = mapping.start + u64::from(*first) * image::PAGE;
+            let mut left = u64::from(*count) * image::PAGE;
+            while left > 0 {
+                let part = left.min(buffer.len() as u64) as usize;
+                memory.read_exact_at(&mut buffer[..part], at)?;
+                to.write_all(&buffer[..part])?;
+                at += part as u64;
+                left -= part as u64;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Where OpenSSL's `RAND_poll` is, if some mapped file exports it: its generators would otherwise give every clone the same
+/// numbers. It needs no argument and takes its entropy from the kernel.
+fn reseed_function(root: &Path, files: &[String], mappings: &[Mapping]) -> Option<u64> {
+    let executable = |m: &&Mapping| m.protection & libc::PROT_EXEC as u32 != 0;
+    mappings.iter().filter(executable).find_map(|mapping| {
+        let (file, offset) = mapping.file?;
+        let path = root.join(files.get(file as usize)?.trim_start_matches('/'));
+        let exported = exported_function(&path, b"RAND_poll")?;
+        // The address in the file belongs to the segment that this is a mapping of.
+        let bytes = mapping.end - mapping.start;
+        let within = exported.offset.checked_sub(offset).filter(|within| *within < bytes)?;
+        Some(mapping.start + within)
+    })
+}
+
+/// A function that a file exports, by its offset in the file.
+struct Exported {
+    offset: u64,
+}
+
+fn exported_function(path: &Path, name: &[u8]) -> Option<Exported> {
+    let bytes = fs::read(path).ok()?;
+    let elf = ElfFile64::<Endianness>::parse(&*bytes).ok()?;
+    let symbol = elf
+        .dynamic_symbols()
+        .find(|symbol| symbol.is_definition() && symbol.name_bytes().is_ok_and(|found| found == name))?;
+    let address = symbol.address();
+    let endian = elf.endian();
+    let segments = elf.elf_header().program_headers(endian, &*bytes).ok()?;
+    use object::read::elf::ProgramHeader as _;
+    let of_it = segments.iter().find(|segment| {
+        segment.p_type(endian) == object::elf::PT_LOAD
+            && (segment.p_vaddr(endian)..segment.p_vaddr(endian) + segment.p_filesz(endian))
+                .contains(&address)
+    })?;
+    Some(Exported { offset: address - of_it.p_vaddr(endian) + of_it.p_offset(endian) })
+}

@@ -1,0 +1,133 @@
+//! Stopping threads, and what each consists of.
+
+use std::fs::{self, File};
+
+use stratos_sys::ptrace::Tracee;
+
+use super::remote::Remote;
+use super::{DumpError, While as _, read};
+use crate::image::Thread;
+
+/// How often the list of threads is looked at until it stays the same.
+const ROUNDS: usize = 16;
+
+/// The threads of a process, in ascending order.
+pub(super) fn tasks(pid: i32) -> Result<Vec<i32>, DumpError> {
+    let path = format!("/proc/{pid}/task");
+    let entries = fs::read_dir(&path).during(|| format!("list {path}"))?;
+    let mut tasks = Vec::new();
+    for entry in entries {
+        let entry = entry.during(|| format!("list {path}"))?;
+        tasks.extend(entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()));
+    }
+    tasks.sort_unstable();
+    Ok(tasks)
+}
+
+/// Stops all threads: those that a running thread still starts, too. The first one comes first.
+pub(super) fn stop_all(pid: i32) -> Result<Vec<Tracee>, DumpError> {
+    let mut stopped: Vec<Tracee> = Vec::new();
+    for _ in 0..ROUNDS {
+        let known = stopped.len();
+        for tid in tasks(pid)? {
+            if stopped.iter().any(|tracee| tracee.tid() == tid) {
+                continue;
+            }
+            match Tracee::seize(tid) {
+                Ok(tracee) => stopped.push(tracee),
+                // It has ended since it was listed.
+                Err(error) if error.raw_os_error() == Some(libc::ESRCH) && tid != pid => {}
+                Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
+                    return Err(DumpError::refused("a signal was on its way to it"));
+                }
+                Err(error) => return Err(error).during(|| format!("stop thread {tid}")),
+            }
+        }
+        if stopped.len() == known {
+            stopped.sort_by_key(|tracee| (tracee.tid() != pid, tracee.tid()));
+            return Ok(stopped);
+        }
+    }
+    Err(DumpError::refused("it starts threads without end"))
+}
+
+/// The first thread must be in the read(2) of its release.
+pub(super) fn check_parked(first: &Tracee, park: u32) -> Result<(), DumpError> {
+    let registers = first.stopped();
+    let reading = registers.orig_rax == libc::SYS_read.cast_unsigned() && registers.rdi == u64::from(park);
+    // What it was interrupted with by the stop itself: it has read nothing yet (ERESTARTSYS).
+    if reading && registers.rax.cast_signed() == -512 { Ok(()) } else { Err(DumpError::NotParked { park }) }
+}
+
+/// A field of /proc/PID/status or of a thread's.
+fn status_field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
+    let line = status.lines().find(|line| line.split(':').next() == Some(name))?;
+    line.split_once(':').map(|(_, value)| value.trim())
+}
+
+pub(super) fn umask(pid: i32) -> Result<u32, DumpError> {
+    let status = read(format!("/proc/{pid}/status"))?;
+    let umask = status_field(&status, "Umask").and_then(|text| u32::from_str_radix(text, 8).ok());
+    umask.ok_or_else(|| DumpError::refused("its umask cannot be learned"))
+}
+
+pub(super) fn describe(
+    pid: i32,
+    stopped: &mut [Tracee],
+    memory: &File,
+    instruction: u64,
+) -> Result<Vec<Thread>, DumpError> {
+    let threads = stopped.iter_mut().map(|tracee| describe_one(pid, tracee, memory, instruction));
+    let mut threads: Vec<_> = threads.collect::<Result<_, _>>()?;
+    threads.sort_by_key(|thread| thread.id);
+    Ok(threads)
+}
+
+fn describe_one(pid: i32, tracee: &mut Tracee, memory: &File, instruction: u64) -> Result<Thread, DumpError> {
+    let tid = tracee.tid();
+    let status = read(format!("/proc/{pid}/task/{tid}/status"))?;
+    for pending in ["SigPnd", "ShdPnd"] {
+        let mask = status_field(&status, pending).and_then(|text| u64::from_str_radix(text, 16).ok());
+        if mask != Some(0) {
+            return Err(DumpError::refused("it has a signal that it has not handled yet"));
+        }
+    }
+    // The last number is that of the innermost PID namespace.
+    let id = status_field(&status, "NSpid").and_then(|text| text.split_whitespace().last()?.parse().ok());
+    let id = id.ok_or_else(|| DumpError::refused("the kernel does not tell its thread numbers (NSpid)"))?;
+    let name = read(format!("/proc/{pid}/task/{tid}/comm"))?;
+    let during = |what: &str| format!("read {what} of thread {tid}");
+    let extended = tracee.extended_state().during(|| during("the extended state"))?;
+    let mask = tracee.signal_mask().during(|| during("the signal mask"))?;
+    let rseq = tracee.rseq().during(|| during("the restartable sequence"))?;
+    if rseq.flags != 0 {
+        return Err(DumpError::refused("it has a restartable sequence of an unknown kind"));
+    }
+    let registers = words(tracee.stopped());
+    let mut remote = Remote::new(tracee, memory, instruction);
+    let scratch = remote.scratch();
+    const PR_GET_TID_ADDRESS: u64 = 40;
+    let [clear_tid] = remote.words(libc::SYS_prctl, [PR_GET_TID_ADDRESS, scratch, 0, 0, 0, 0], scratch)?;
+    let robust: [u64; 2] =
+        remote.words(libc::SYS_get_robust_list, [0, scratch, scratch + 8, 0, 0, 0], scratch)?;
+    let [stack, flags, bytes] = remote.words(libc::SYS_sigaltstack, [0, scratch, 0, 0, 0, 0], scratch)?;
+    Ok(Thread {
+        id,
+        name: name.trim_end_matches('\n').to_owned(),
+        registers,
+        extended,
+        mask,
+        clear_tid,
+        robust: (robust[0], robust[1]),
+        rseq: (rseq.pointer != 0).then_some((rseq.pointer, rseq.size, rseq.signature)),
+        signal_stack: (stack, flags as u32, bytes),
+    })
+}
+
+/// In the order of `struct user_regs_struct`.
+fn words(r: &stratos_sys::ptrace::Registers) -> Vec<u64> {
+    vec![
+        r.r15, r.r14, r.r13, r.r12, r.rbp, r.rbx, r.r11, r.r10, r.r9, r.r8, r.rax, r.rcx, r.rdx, r.rsi,
+        r.rdi, r.orig_rax, r.rip, r.cs, r.eflags, r.rsp, r.ss, r.fs_base, r.gs_base, r.ds, r.es, r.fs, r.gs,
+    ]
+}

@@ -1,0 +1,252 @@
+//! Instances that are restored from checkpoints answer as fresh ones do, and share no randomness.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use http::Method;
+use serde_json::Value;
+use stratos_api::client::Call;
+use stratos_api::{CheckpointInfo, FunctionDetail};
+use stratos_tests::{Node, Package, need_root};
+
+/// Longest wait for a checkpoint.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+async fn node() -> Node {
+    // Every instance ends soon after its request, so that the next request needs another.
+    Node::builder().checkpoints().arg("--idle-timeout").arg("1s").start().await
+}
+
+async fn detail(node: &Node, name: &str) -> FunctionDetail {
+    let answer = node.call(Call::new(Method::GET, format!("/v1/functions/{name}"), "")).await;
+    serde_json::from_value(answer.json()).expect("a function")
+}
+
+/// Waits until the checkpoint of a function is made, or there is a reason for none.
+async fn settled(node: &Node, name: &str) -> CheckpointInfo {
+    let begun = Instant::now();
+    loop {
+        let info = detail(node, name).await.checkpoint;
+        if info.state != "making" {
+            return info;
+        }
+        assert!(begun.elapsed() < PATIENCE, "no checkpoint of {name}: {}", node.log());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn ready(node: &Node, name: &str) {
+    let info = settled(node, name).await;
+    assert_eq!((info.state.as_str(), &info.reason), ("ready", &None), "{name}: {}", node.log());
+}
+
+async fn without_instances(node: &Node, name: &str) {
+    let begun = Instant::now();
+    while !detail(node, name).await.instances.is_empty() {
+        assert!(begun.elapsed() < PATIENCE, "instances of {name} do not end");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+const RANDOM_JS: &str = r#"
+    import crypto from 'node:crypto';
+    // All of these have been used before the checkpoint is taken.
+    const used = [Math.random(), crypto.randomUUID(), crypto.randomInt(10), crypto.randomBytes(4)];
+    const captured = Math.random;
+    let calls = 0;
+    export const handler = async (event) => (await new Promise((go) => setTimeout(go, 200)), {
+        calls: ++calls,
+        random: [
+            String(Math.random()), String(captured()), crypto.randomUUID(), crypto.randomBytes(16).toString('hex'),
+            String(crypto.randomInt(2 ** 40)), Buffer.from(crypto.getRandomValues(new Uint8Array(16))).toString('hex'),
+        ],
+        now: Date.now(),
+        stream: process.env.AWS_LAMBDA_LOG_STREAM_NAME,
+        checkpoint: process.env.STRATOS_CHECKPOINT,
+        used: used.length,
+    });
+"#;
+
+const RANDOM_PY: &str = r#"
+import os, random, secrets, ssl, tempfile, time, uuid
+used = [random.random(), secrets.token_hex(4), uuid.uuid4(), ssl.RAND_bytes(4), tempfile.mktemp()]
+calls = 0
+def handler(event, context):
+    global calls
+    calls += 1
+    time.sleep(0.2)
+    return {
+        "calls": calls,
+        "random": [str(random.random()), secrets.token_hex(16), str(uuid.uuid4()), ssl.RAND_bytes(16).hex(),
+                   os.urandom(16).hex(), tempfile.mktemp()],
+        "now": int(time.time() * 1000),
+        "stream": os.environ.get("AWS_LAMBDA_LOG_STREAM_NAME"),
+        "checkpoint": os.environ.get("STRATOS_CHECKPOINT"),
+    }
+"#;
+
+/// Handlers of both runtimes go on where they were initialised, each time as if for the first time, and nothing random
+/// comes twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn restored_handlers_answer_and_repeat_nothing_random() {
+    if !need_root("restored_handlers_answer_and_repeat_nothing_random") {
+        return;
+    }
+    const ROUNDS: usize = 8;
+    let node = Node::builder().checkpoints().start().await;
+    for package in [Package::node("js", RANDOM_JS), Package::python("py", RANDOM_PY)] {
+        node.deploy(&package).await;
+    }
+    for name in ["js", "py"] {
+        ready(&node, name).await;
+        // As many at once need as many instances.
+        let calls = (0..ROUNDS).map(|_| node.invoke(name, "{}"));
+        let answers = futures_util::future::join_all(calls).await;
+        let (mut random, mut streams) = (BTreeSet::new(), BTreeSet::new());
+        let mut count = 0;
+        for answer in &answers {
+            assert_eq!(answer.status, 200, "{}\n{}", answer.text(), node.log());
+            let start = answer.header("stratos-start");
+            assert!(start == "restored" || start == "warm", "{start}");
+            let value = answer.json();
+            if start == "restored" {
+                assert_eq!(value["calls"], 1, "its first request");
+            }
+            assert_eq!(value["checkpoint"], Value::Null);
+            streams.insert((
+                value["stream"].as_str().expect("its own").to_owned(),
+                answer.header("stratos-instance").to_owned(),
+            ));
+            for text in value["random"].as_array().expect("a list") {
+                count += 1;
+                random.insert(text.as_str().expect("text").to_owned());
+            }
+            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
+            let age = now.as_millis() as i64 - value["now"].as_i64().expect("a time");
+            assert!((0..30_000).contains(&age), "the clock is {age} ms old");
+        }
+        assert_eq!(random.len(), count, "something random came twice");
+        assert!(streams.len() > 1, "several instances: {streams:?}");
+        let records = node.records(name).await;
+        assert!(records.iter().any(|record| record.restored), "{records:?}");
+    }
+}
+
+/// Servers on `$PORT` are checkpointed while they listen.
+#[tokio::test(flavor = "multi_thread")]
+async fn restored_servers_answer() {
+    if !need_root("restored_servers_answer") {
+        return;
+    }
+    let node = node().await;
+    let js = "const http = require('http'); let n = 0; \
+              http.createServer((q, s) => s.end(`js ${++n} ${q.url}`)).listen(process.env.PORT);";
+    let py = "import os, http.server\n\
+              class H(http.server.BaseHTTPRequestHandler):\n\
+              \x20   def do_GET(self):\n\
+              \x20       self.send_response(200); self.end_headers(); self.wfile.write(b'py 1 ' + self.path.encode())\n\
+              \x20   def log_message(self, *a): pass\n\
+              http.server.HTTPServer(('', int(os.environ['PORT'])), H).serve_forever()\n";
+    let settings = "name = \"pyweb\"\nruntime = \"python3.13\"\nstart = \"python3 server.py\"\n";
+    let py = Package::new().file("server.py", py).file("stratos.toml", settings);
+    let settings = "name = \"jsweb\"\nruntime = \"node24\"\nstart = \"node server.js\"\n";
+    let js = Package::new().file("server.js", js).file("stratos.toml", settings);
+    for (name, package, text) in [("jsweb", js, "js 1 /a"), ("pyweb", py, "py 1 /a")] {
+        node.deploy(&package).await;
+        ready(&node, name).await;
+        for _ in 0..3 {
+            let answer = node.call(Call::new(Method::GET, format!("/f/{name}/a"), "")).await;
+            assert_eq!(
+                (answer.text().as_str(), answer.header("stratos-start")),
+                (text, "restored"),
+                "{}",
+                node.log()
+            );
+            without_instances(&node, name).await;
+        }
+    }
+}
+
+/// What cannot be checkpointed is started afresh, and says why; and `checkpoint` decides.
+#[tokio::test(flavor = "multi_thread")]
+async fn functions_that_cannot_be_checkpointed_start_afresh_and_say_why() {
+    if !need_root("functions_that_cannot_be_checkpointed_start_afresh_and_say_why") {
+        return;
+    }
+    let node = node().await;
+    let handler = "export const handler = async () => 1;";
+    let cases = [
+        (
+            "tmp",
+            "import fs from 'node:fs'; fs.writeFileSync('/tmp/x', 'x');",
+            "its initialisation has left /tmp/x",
+        ),
+        (
+            "child",
+            "import cp from 'node:child_process'; cp.spawn('/usr/bin/node', ['-e', 'setInterval(() => {}, 1e6)']);",
+            "it has started other processes",
+        ),
+        (
+            "proc",
+            "import fs from 'node:fs'; fs.openSync('/proc/self/stat');",
+            "is a file that another instance does not have",
+        ),
+    ];
+    for (name, code, reason) in cases {
+        node.deploy(&Package::node(name, &format!("{code}\n{handler}"))).await;
+        let info = settled(&node, name).await;
+        assert_eq!(info.state, "none", "{name}");
+        assert!(info.reason.as_deref().unwrap_or_default().contains(reason), "{name}: {info:?}");
+        let answer = node.invoke(name, "{}").await;
+        assert_eq!((answer.text().as_str(), answer.header("stratos-start")), ("1", "fresh"), "{name}");
+    }
+    node.deploy(&Package::node("off", handler).setting("checkpoint = \"off\"")).await;
+    let info = settled(&node, "off").await;
+    assert_eq!(info.reason.as_deref(), Some("stratos.toml says checkpoint = \"off\""));
+
+    let required =
+        Package::node("required", &format!("{}\n{handler}", cases[0].1)).setting("checkpoint = \"required\"");
+    node.deploy(&required).await;
+    let error = node.invoke("required", "{}").await.error();
+    assert!(
+        error.message.starts_with("the function requires a checkpoint and has none: its initialisation"),
+        "{error:?}"
+    );
+}
+
+/// A checkpoint outlives the agent, and one that was damaged meanwhile is made again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkpoint_is_found_again_or_made_again() {
+    if !need_root("a_checkpoint_is_found_again_or_made_again") {
+        return;
+    }
+    let mut node = node().await;
+    let code = "const made = process.hrtime.bigint().toString(); export const handler = async () => made;";
+    node.deploy(&Package::node("kept", code)).await;
+    ready(&node, "kept").await;
+    let first = node.invoke("kept", "{}").await.text();
+    without_instances(&node, "kept").await;
+    assert_eq!(node.invoke("kept", "{}").await.text(), first, "both went on from one initialisation");
+
+    node.kill_9();
+    node.restart().await;
+    // The first request after a start does not wait for it.
+    node.invoke("kept", "{}").await;
+    ready(&node, "kept").await;
+    without_instances(&node, "kept").await;
+    assert_eq!(node.invoke("kept", "{}").await.text(), first);
+
+    let image = node.dir().join("state/checkpoints/default.kept.1");
+    let mut bytes = std::fs::read(&image).expect("the image");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    node.kill_9();
+    std::fs::write(&image, bytes).expect("a file");
+    node.restart().await;
+    assert_eq!(node.invoke("kept", "{}").await.status, 200);
+    ready(&node, "kept").await;
+    without_instances(&node, "kept").await;
+    let again = node.invoke("kept", "{}").await;
+    assert_eq!(again.header("stratos-start"), "restored");
+    assert_ne!(again.text(), first, "a damaged image is not used");
+}
