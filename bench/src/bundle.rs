@@ -41,7 +41,7 @@ impl Drop for Mount<'_> {
 }
 
 impl Bundle {
-    /// Unpacks a runtime's layer and writes its server beside it.
+    /// Unpacks a runtime's layer.
     ///
     /// # Errors
     /// When the layer was not built, or cannot be mounted or copied.
@@ -65,9 +65,18 @@ impl Bundle {
             let _mounted = Mount(&image);
             run(Command::new("cp").args(["--archive", "--no-target-directory"]).args([&image, &rootfs]))?;
         }
-        let bundle = Self { dir, runtime, fixture, seccomp: seccomp(SECCOMP)? };
-        fs::write(bundle.task().join(bundle.server_file()), runtime.server(fixture))?;
-        Ok(bundle)
+        Ok(Self { dir, runtime, fixture, seccomp: seccomp(SECCOMP)? })
+    }
+
+    /// Puts the files of a deployed function into the bundle: the peers run the same bytes.
+    ///
+    /// # Errors
+    /// When the image cannot be mounted or copied.
+    pub(crate) fn add_function(&self, image: &Path) -> Result<()> {
+        let point = self.dir.path().join("image");
+        run(Command::new("mount").args(["-t", "erofs", "-o", "ro,loop"]).args([image, &point]))?;
+        let _mounted = Mount(&point);
+        run(Command::new("cp").args(["--archive", "--no-target-directory"]).args([&point, &self.task()]))
     }
 
     /// The bundle's folder, as `--bundle` takes it.
@@ -127,16 +136,27 @@ impl Bundle {
 }
 
 /// The environment of the server outside StratOS.
-pub(crate) fn environment(port: u16) -> Vec<(&'static str, String)> {
+pub(crate) fn environment(port: u16, task: &Path) -> Vec<(&'static str, String)> {
+    // Where a deploy puts a Python function's dependencies.
+    let dependencies = task.join(".stratos/python").to_string_lossy().into_owned();
     let fixed = [("PATH", "/usr/bin"), ("HOME", "/tmp"), ("LANG", "C.UTF-8"), ("TZ", ":UTC")];
     let fixed = fixed.map(|(name, value)| (name, value.to_owned()));
     // Python would otherwise find compiled code from its second start on, which no fresh instance has.
-    fixed.into_iter().chain([("PYTHONDONTWRITEBYTECODE", "1".into()), ("PORT", port.to_string())]).collect()
+    fixed
+        .into_iter()
+        .chain([
+            ("PYTHONDONTWRITEBYTECODE", "1".into()),
+            ("PYTHONPATH", dependencies),
+            ("PORT", port.to_string()),
+        ])
+        .collect()
 }
 
 fn config(args: [&str; 2], id: &str, port: u16, task: &Path, seccomp: &Value) -> Value {
-    let env: Vec<String> =
-        environment(port).into_iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let env: Vec<String> = environment(port, Path::new("/var/task"))
+        .into_iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
     let namespaces = ["pid", "mount", "ipc", "uts", "cgroup"].map(|name| json!({"type": name}));
     json!({
         "ociVersion": "1.0.2",

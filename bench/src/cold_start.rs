@@ -10,7 +10,7 @@ use serde::Serialize;
 use tokio::runtime::Runtime as Tokio;
 
 use crate::bundle::Bundle;
-use crate::fixture::{ANSWER, Fixture, HANDLER, Runtime, SERVER};
+use crate::fixture::{ANSWER, Fixture, HANDLER, Mode, Runtime, SERVER};
 use crate::http::request;
 use crate::interrupt::Interrupt;
 use crate::node::Stratos;
@@ -71,10 +71,12 @@ fn parse_rounds(text: &str) -> Result<usize, String> {
 
 /// Something to start.
 enum Subject {
-    /// A request to the node: whether it is the handler, the function, the request and its answer.
+    /// A request to a node: whether it is the handler, how its instance comes to be, the function, the request and its
+    /// answer.
     Stratos {
         handler: bool,
-        function: &'static str,
+        mode: Mode,
+        function: String,
         request: Vec<u8>,
         answer: String,
     },
@@ -133,11 +135,29 @@ impl Subject {
         }
     }
 
+    /// How its process comes to be.
+    fn mode(&self) -> Mode {
+        match self {
+            Self::Stratos { mode, .. } => *mode,
+            Self::Peer(_) => Mode::Fresh,
+        }
+    }
+
+    /// What stands for it in the table.
+    fn label(&self) -> String {
+        match self {
+            Self::Stratos { handler: true, mode, .. } => format!("stratos {} (handler)", mode.name()),
+            Self::Stratos { mode, .. } => format!("stratos {}", mode.name()),
+            Self::Peer(peer) => peer.name().to_owned(),
+        }
+    }
+
     /// One start, its end included.
-    fn cold(&self, node: &Stratos, bundle: &Bundle) -> Result<(Duration, Option<Phases>)> {
+    fn cold(&self, nodes: &Nodes, bundle: &Bundle) -> Result<(Duration, Option<Phases>)> {
         let result = match self {
-            Self::Stratos { function, request, answer, .. } => {
-                let (total, phases) = node.cold(request, answer)?;
+            Self::Stratos { function, request, answer, mode, .. } => {
+                let node = nodes.of(*mode);
+                let (total, phases) = node.cold(request, answer, mode.start())?;
                 node.wait_until_idle(function)?;
                 (total, Some(phases))
             }
@@ -145,6 +165,35 @@ impl Subject {
         };
         std::thread::sleep(SETTLE);
         Ok(result)
+    }
+}
+
+/// The nodes that are asked.
+struct Nodes {
+    usual: Stratos,
+    /// Keeps no template.
+    without_templates: Stratos,
+}
+
+impl Nodes {
+    fn start(tokio: &Tokio) -> Result<Self> {
+        let usual = Stratos::start(tokio, true, &[])?;
+        match Stratos::start(tokio, true, &["--template-memory", "0"]) {
+            Ok(without_templates) => Ok(Self { usual, without_templates }),
+            Err(error) => {
+                usual.stop();
+                Err(error)
+            }
+        }
+    }
+
+    fn of(&self, mode: Mode) -> &Stratos {
+        if mode == Mode::ColdTemplate { &self.without_templates } else { &self.usual }
+    }
+
+    fn stop(self) {
+        self.usual.stop();
+        self.without_templates.stop();
     }
 }
 
@@ -157,10 +206,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let interrupt = Interrupt::listen(&tokio)?;
     let peers = peers(options.install_peers)?;
-    let node = Stratos::start(&tokio, true)?;
-    let measured = measure(options, &tokio, &interrupt, &node, peers);
-    // First the node, so that its log is complete and its traces are gone whatever came before.
-    node.stop();
+    let nodes = Nodes::start(&tokio)?;
+    let measured = measure(options, &tokio, &interrupt, &nodes, peers);
+    // First the nodes, so that their logs are complete and their traces are gone whatever came before.
+    nodes.stop();
     report(options, &measured?, &mut rows)
 }
 
@@ -189,31 +238,18 @@ fn measure(
     options: &Options,
     tokio: &Tokio,
     interrupt: &Interrupt,
-    node: &Stratos,
+    nodes: &Nodes,
     peers: Vec<Peer>,
 ) -> Result<Vec<Measured>> {
     eprintln!("unpacking the {} layer for the peers", options.runtime.name());
     let bundle = Bundle::unpack(options.runtime, options.fixture)?;
-    node.deploy(tokio, &options.runtime.server_package(options.fixture))?;
-    node.deploy(tokio, &options.runtime.handler_package())?;
-    let stratos = [
-        Subject::Stratos {
-            handler: false,
-            function: SERVER,
-            request: request("GET", &format!("/f/{SERVER}/"), b""),
-            answer: ANSWER.into(),
-        },
-        Subject::Stratos {
-            handler: true,
-            function: HANDLER,
-            request: request("POST", &format!("/v1/functions/{HANDLER}/invoke"), b"{}"),
-            answer: format!("\"{ANSWER}\""),
-        },
-    ];
+    eprintln!("deploying");
+    let stratos = subjects(options, tokio, nodes)?;
+    bundle.add_function(&nodes.usual.image(&Mode::Fresh.function(SERVER))?)?;
     let mut measured = Vec::new();
     for subject in stratos.into_iter().chain(peers.into_iter().map(Subject::Peer)) {
         interrupt.check()?;
-        if let Err(error) = subject.cold(node, &bundle) {
+        if let Err(error) = subject.cold(nodes, &bundle) {
             ensure!(subject.name() == "crun", error);
             eprintln!("notice: crun does not run here, it has no row: {error:#}");
             continue;
@@ -229,7 +265,7 @@ fn measure(
             let measured = &mut measured[at];
             let name = measured.subject.name();
             let (total, phases) =
-                measured.subject.cold(node, &bundle).with_context(|| format!("round {round}, {name}"))?;
+                measured.subject.cold(nodes, &bundle).with_context(|| format!("round {round}, {name}"))?;
             if round >= WARM_UP {
                 measured.totals.push(total);
                 measured.phases.extend(phases);
@@ -240,15 +276,46 @@ fn measure(
     Ok(measured)
 }
 
+/// StratOS's subjects, deployed and checkpointed.
+fn subjects(options: &Options, tokio: &Tokio, nodes: &Nodes) -> Result<Vec<Subject>> {
+    let mut subjects = Vec::new();
+    for mode in Mode::ALL {
+        let node = nodes.of(mode);
+        let (server, handler) = (mode.function(SERVER), mode.function(HANDLER));
+        node.deploy(tokio, &options.runtime.server_package(options.fixture, &server, mode))?;
+        node.deploy(tokio, &options.runtime.handler_package(&handler, mode))?;
+        let is_restored = mode != Mode::Fresh;
+        for function in [&server, &handler].into_iter().filter(|_| is_restored) {
+            node.wait_for_checkpoint(function)?;
+        }
+        let request_of_server = request("GET", &format!("/f/{server}/"), b"");
+        let request_of_handler = request("POST", &format!("/v1/functions/{handler}/invoke"), b"{}");
+        subjects.push(Subject::Stratos {
+            handler: false,
+            mode,
+            function: server,
+            request: request_of_server,
+            answer: ANSWER.into(),
+        });
+        subjects.push(Subject::Stratos {
+            handler: true,
+            mode,
+            function: handler,
+            request: request_of_handler,
+            answer: format!("\"{ANSWER}\""),
+        });
+    }
+    Ok(subjects)
+}
+
 fn report(options: &Options, measured: &[Measured], json: &mut JsonLines) -> Result<()> {
     let rows: Vec<Row> = measured.iter().map(|measured| row(options, measured)).collect();
     let head =
         ["subject", "n", "p50", "p95", "min", "share", "queue", "sandbox", "runtime", "init", "handler"];
     let mut lines = vec![head.map(str::to_owned).to_vec()];
-    for row in &rows {
+    for (row, measured) in rows.iter().zip(measured) {
         json.add(row)?;
-        let name = if row.fixture == "handler" { "stratos (handler)".into() } else { row.subject.to_owned() };
-        let mut line = vec![name, row.n.to_string()];
+        let mut line = vec![measured.subject.label(), row.n.to_string()];
         line.extend([row.p50_ms, row.p95_ms, row.min_ms].map(|ms| format!("{ms:.1}")));
         if let Some(s) = &row.stratos {
             let phases =
@@ -264,18 +331,34 @@ fn report(options: &Options, measured: &[Measured], json: &mut JsonLines) -> Res
         options.fixture.name()
     );
     println!("{}", table(&lines));
-    let find = |name| rows.iter().find(|row| row.subject == name && row.fixture != "handler");
-    let (Some(stratos), Some(runc)) = (find("stratos"), find("runc")) else { bail!("a subject is missing") };
-    let share = stratos.stratos.as_ref().map_or(f64::NAN, |columns| columns.sandbox_share_p50_ms);
-    let ratio = stratos.p50_ms / runc.p50_ms;
-    println!(
-        "{}",
-        promises(&[
-            Promise { what: "p50 against runc's", measured: ratio, limit: 0.65, unit: "" },
-            Promise { what: "sandbox share, p50", measured: share, limit: 4.0, unit: "ms" },
-        ])
-    );
+    println!("{}", promises(&kept(options, &rows)?));
     Ok(())
+}
+
+/// What is promised, beside what was measured.
+fn kept(options: &Options, rows: &[Row]) -> Result<Vec<Promise>> {
+    let find = |name: &str, mode: Mode| {
+        rows.iter().find(|row| row.subject == name && row.fixture != "handler" && row.mode == mode.name())
+    };
+    let of = |mode: Mode| find("stratos", mode).with_context(|| format!("no row of mode {}", mode.name()));
+    let runc = find("runc", Mode::Fresh).context("no row of runc")?;
+    let fresh = of(Mode::Fresh)?;
+    let share = fresh.stratos.as_ref().map_or(f64::NAN, |columns| columns.sandbox_share_p50_ms);
+    let promise = |what, measured, limit| Promise { what, measured, limit, unit: "" };
+    let (p50, p95) = (|row: &Row| row.p50_ms / runc.p50_ms, |row: &Row| row.p95_ms / runc.p95_ms);
+    let checkpoint = of(Mode::Checkpoint)?;
+    let mut kept = match options.fixture {
+        Fixture::Heavy => vec![promise("checkpoint against runc, p50", p50(checkpoint), 1.0 / 30.0)],
+        Fixture::Hello | Fixture::HelloEsm => vec![
+            promise("fresh against runc, p50", p50(fresh), 0.65),
+            Promise { what: "fresh, sandbox share, p50", measured: share, limit: 4.0, unit: "ms" },
+            promise("checkpoint against runc, p50", p50(checkpoint), 1.0 / 20.0),
+            promise("checkpoint against runc, p95", p95(checkpoint), 1.0 / 15.0),
+            promise("held against runc, p50", p50(of(Mode::Held)?), 1.0 / 45.0),
+        ],
+    };
+    kept.push(promise("cold-template against runc, p50", p50(of(Mode::ColdTemplate)?), 1.0 / 6.0));
+    Ok(kept)
 }
 
 fn row(options: &Options, measured: &Measured) -> Row {
@@ -298,7 +381,7 @@ fn row(options: &Options, measured: &Measured) -> Row {
         subject: measured.subject.name(),
         runtime: options.runtime.name(),
         fixture: measured.subject.fixture(options.fixture),
-        mode: "fresh",
+        mode: measured.subject.mode().name(),
         n: totals.len(),
         p50_ms: ms(totals.quantile(50)),
         p95_ms: ms(totals.quantile(95)),

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use stratos_api::FunctionDetail;
 use stratos_tests::{Node, Package};
 use tokio::runtime::Runtime;
@@ -23,18 +23,19 @@ pub(crate) struct Stratos {
 }
 
 impl Stratos {
-    /// Starts a node. With `end_idle`, instances end right after their request.
+    /// Starts a node with these options of `stratosd`. With `end_idle`, instances end right after their request.
     ///
     /// # Errors
     /// When the release build of the agent is missing.
-    pub(crate) fn start(runtime: &Runtime, end_idle: bool) -> Result<Self> {
+    pub(crate) fn start(runtime: &Runtime, end_idle: bool, options: &[&str]) -> Result<Self> {
         ensure!(rustix::process::geteuid().is_root(), "benchmarks need root: namespaces, mounts, cgroups");
         let own = std::env::current_exe()?;
         ensure!(
             own.with_file_name("stratosd").is_file(),
             "the agent is not built; run `cargo build --release -p stratos-agent`"
         );
-        let builder = Node::builder();
+        let builder =
+            options.iter().fold(Node::builder().checkpoints(), |builder, option| builder.arg(*option));
         let builder = if end_idle { builder.arg("--idle-timeout").arg(KEEP) } else { builder };
         let node = runtime.block_on(builder.start());
         let socket = node.socket();
@@ -51,6 +52,39 @@ impl Stratos {
         Ok(())
     }
 
+    /// Waits until the checkpoint of a function is made.
+    ///
+    /// # Errors
+    /// When it cannot have one.
+    pub(crate) fn wait_for_checkpoint(&self, function: &str) -> Result<()> {
+        let begun = Instant::now();
+        loop {
+            let info = self.detail(function)?.checkpoint;
+            match info.state.as_str() {
+                "ready" => return Ok(()),
+                "making" => ensure!(begun.elapsed() < PATIENCE, "the checkpoint of {function} is not made"),
+                _ => bail!("{function} has no checkpoint: {}", info.reason.unwrap_or_default()),
+            }
+            std::thread::sleep(POLL);
+        }
+    }
+
+    /// The image of a function's current version.
+    ///
+    /// # Errors
+    /// When there is none of that name.
+    pub(crate) fn image(&self, function: &str) -> Result<PathBuf> {
+        let digest = self.detail(function)?.current.digest;
+        let hex = digest.strip_prefix("sha256:").unwrap_or(&digest);
+        Ok(self.node.dir().join("state/blobs").join(hex))
+    }
+
+    fn detail(&self, function: &str) -> Result<FunctionDetail> {
+        let show = request("GET", &format!("/v1/functions/{function}"), b"");
+        let answer = self.connect()?.send(&show)?.ok()?;
+        serde_json::from_slice(&answer.body).context("a function's detail")
+    }
+
     /// Connects to the API.
     ///
     /// # Errors
@@ -64,11 +98,11 @@ impl Stratos {
     ///
     /// # Errors
     /// When the answer is not 200 and `expected`, or came from an instance that was already there.
-    pub(crate) fn cold(&self, bytes: &[u8], expected: &str) -> Result<(Duration, Phases)> {
+    pub(crate) fn cold(&self, bytes: &[u8], expected: &str, start: &str) -> Result<(Duration, Phases)> {
         let begun = Instant::now();
         let answer = self.connect()?.send(bytes);
         let took = begun.elapsed();
-        let answer = answer.and_then(|answer| check(answer, expected, "fresh"));
+        let answer = answer.and_then(|answer| check(answer, expected, start));
         let answer = answer.with_context(|| format!("the node wrote: {}", self.node.log()))?;
         Ok((took, Phases::parse(&answer.header("server-timing"))?))
     }
@@ -78,13 +112,9 @@ impl Stratos {
     /// # Errors
     /// When they stay.
     pub(crate) fn wait_until_idle(&self, function: &str) -> Result<()> {
-        let show = request("GET", &format!("/v1/functions/{function}"), b"");
-        let mut connection = self.connect()?;
         let begun = Instant::now();
         loop {
-            let answer = connection.send(&show)?.ok()?;
-            let detail: FunctionDetail =
-                serde_json::from_slice(&answer.body).context("a function's detail")?;
+            let detail = self.detail(function)?;
             if detail.instances.is_empty() {
                 return Ok(());
             }

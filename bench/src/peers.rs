@@ -135,7 +135,7 @@ fn bare(bundle: &Bundle, port: u16) -> Result<Command> {
         .arg(libraries)
         .arg(bundle.path(runtime.program()))
         .arg(bundle.server_file());
-    command.current_dir(bundle.task()).env_clear().envs(environment(port));
+    command.current_dir(bundle.task()).env_clear().envs(environment(port, &bundle.task()));
     if runtime == Runtime::Python313 {
         // It looks for its library beside the program, and the program is the loader here.
         command.env("PYTHONHOME", bundle.path("/usr"));

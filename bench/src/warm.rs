@@ -8,7 +8,7 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::bundle::Bundle;
-use crate::fixture::{ANSWER, Fixture, HANDLER, Runtime, SERVER};
+use crate::fixture::{ANSWER, Fixture, HANDLER, Mode, Runtime, SERVER};
 use crate::http::{Connection, request};
 use crate::interrupt::Interrupt;
 use crate::node::{Stratos, check};
@@ -101,7 +101,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let mut rows = JsonLines::create(options.json.as_deref())?;
     let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let interrupt = Interrupt::listen(&tokio)?;
-    let node = Stratos::start(&tokio, false)?;
+    let node = Stratos::start(&tokio, false, &[])?;
     let measured = measure(options, &tokio, &interrupt, &node);
     // First the node, so that its traces are gone whatever came before.
     node.stop();
@@ -117,15 +117,16 @@ fn measure(
 ) -> Result<(Vec<Subject>, u64)> {
     let (runtime, fixture) = (Runtime::Node24, Fixture::Hello);
     let bundle = Bundle::unpack(runtime, fixture)?;
-    node.deploy(tokio, &runtime.server_package(fixture))?;
-    node.deploy(tokio, &runtime.handler_package())?;
+    node.deploy(tokio, &runtime.server_package(fixture, SERVER, Mode::Fresh))?;
+    node.deploy(tokio, &runtime.handler_package(HANDLER, Mode::Fresh))?;
+    bundle.add_function(&node.image(SERVER)?)?;
     let bare = Peer::Bare;
     let (mut server, port) = bare.serve(&bundle)?;
     let url = request("GET", &format!("/f/{SERVER}/"), b"");
     let invoke = request("POST", &format!("/v1/functions/{HANDLER}/invoke"), b"{}");
     // The first request of each starts its instance and is not warm.
-    node.cold(&url, ANSWER)?;
-    node.cold(&invoke, &format!("\"{ANSWER}\""))?;
+    node.cold(&url, ANSWER, "fresh")?;
+    node.cold(&invoke, &format!("\"{ANSWER}\""), "fresh")?;
     let mut subjects = [
         Subject::new("stratos", node.connect()?, url, ANSWER.into()),
         Subject::new("stratos-handler", node.connect()?, invoke, format!("\"{ANSWER}\"")),

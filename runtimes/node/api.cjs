@@ -134,6 +134,14 @@ class Connection {
     this.socket.on('close', () => process.exit());
   }
 
+  /** Closes the connection after a rehearsal: the process goes on. */
+  end() {
+    this.socket.removeAllListeners('close');
+    const closed = new Promise((resolve) => this.socket.once('close', resolve));
+    this.socket.destroy();
+    return closed;
+  }
+
   /** The next response on this connection. Call once for each request, in order, in the same turn as the request is written. */
   response() {
     return new Promise((resolve) => this.#waiting.push(resolve));

@@ -4,7 +4,7 @@
 // before the release, so that a process parked here can be checkpointed and continued many times.
 'use strict';
 
-const { mark, park, runRestoreHooks } = require('./park.cjs');
+const { checkpoint, mark, park, runRestoreHooks } = require('./park.cjs');
 
 mark('R');
 
@@ -67,12 +67,15 @@ function dieOf(thrown) {
   Promise.all(answers).then(() => process.exit());
 }
 
-/** Serves events on one connection for as long as the process lives. `alone`: no other loop runs beside this one. */
-async function serve(handler, alone) {
-  const connection = new Connection(process.env.AWS_LAMBDA_RUNTIME_API);
+/**
+ * Serves events on one connection for as long as the process lives, or, in a rehearsal, some. `alone`: no other loop runs beside
+ * this one.
+ */
+async function serve(handler, alone, address = process.env.AWS_LAMBDA_RUNTIME_API, rounds = Infinity) {
+  const connection = new Connection(address);
   connection.write(connection.nextRequest);
   let next = connection.response();
-  for (;;) {
+  for (let round = 0; round < rounds; round++) {
     const request = await next;
     if (request.status !== 200) throw new Error(`the runtime API answered ${request.status} to a request for the next event`);
 
@@ -95,6 +98,7 @@ async function serve(handler, alone) {
     // The agent has settled the invocation itself, for instance as too large; the request for the next one is already on its way.
     if (status !== 202) logError(invocation.id, `the runtime API refused the answer: ${status} ${body}`);
   }
+  await connection.end();
 }
 
 async function main() {
@@ -106,6 +110,16 @@ async function main() {
     handler = await loadHandler(process.env.LAMBDA_TASK_ROOT ?? process.cwd(), process.env._HANDLER ?? '');
   } catch (error) {
     return refuse(error);
+  }
+
+  if (checkpoint) {
+    try {
+      const { rehearseHandler } = require('./rehearse.cjs');
+      await rehearseHandler(handler, (own, address, rounds) => serve(own, true, address, rounds));
+    } catch (error) {
+      logError('rehearsal', error);
+    }
+    delete process.env._X_AMZN_TRACE_ID;
   }
 
   try {

@@ -4,6 +4,7 @@
 
 const net = require('node:net');
 const { logError } = require('./errors.cjs');
+const { rehearseServer } = require('./rehearse.cjs');
 const { park, runRestoreHooks } = require('./park.cjs');
 
 /** What ends soon as a rule and should not be under way in a checkpoint, as `process.getActiveResourcesInfo` calls it. */
@@ -68,6 +69,7 @@ async function beforeRequests(servers, first) {
 function parkWhenListening(port) {
   const servers = new Set();
   let settling = false;
+  let rehearsed = false;
   const settle = (deadline) => {
     const listening = [...servers].filter((server) => listensOn(server, port));
     if (listening.length === 0) {
@@ -78,6 +80,13 @@ function parkWhenListening(port) {
     for (const server of listening) server.closeIdleConnections?.();
     if (process.getActiveResourcesInfo().some((name) => PASSING.has(name)) && Date.now() < deadline) {
       setTimeout(settle, STEP_MS, deadline);
+      return;
+    }
+    if (!rehearsed) {
+      rehearsed = true;
+      rehearseServer(port)
+        .catch((error) => logError('rehearsal', error))
+        .then(() => setImmediate(settle, Date.now() + SETTLE_MS));
       return;
     }
     stop();

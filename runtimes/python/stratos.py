@@ -53,6 +53,8 @@ _attached = _is_attached()
 
 # True in a process that is started to be checkpointed. The program and its children must not see the variable.
 _checkpoint = os.environ.pop("STRATOS_CHECKPOINT", None) == "1" and _attached
+# What a server is asked before, from `prime` in stratos.toml.
+_prime = os.environ.pop("STRATOS_PRIME", None)
 if _checkpoint:
     import stratos_reseed  # Now, so that nothing is left to import after the release.
 

@@ -40,6 +40,7 @@ class _Gate:
         self._replaced = []
         self._uvloop_finder = None
         self._task = None
+        self._primer = _Primer(port) if pid is not None and stratos._prime else None
         for kind in (selectors.SelectSelector, selectors.PollSelector, selectors.EpollSelector):
             self._replace(kind, "select", self._selector_select)
         self._replace(select, "select", self._select_select)
@@ -147,6 +148,8 @@ class _Gate:
 
     def _go_through(self, selector=None, fds=()):
         """True when an event loop runs, which may have got work from the hooks."""
+        if self._primer is not None and not self._primer.is_done():
+            return False  # It waits for the primer's connections.
         first = self._first
         self._put_back()
         try:
@@ -182,6 +185,41 @@ class _Gate:
 
         self._task = loop.create_task(hooks)
         self._task.add_done_callback(done)
+
+
+class _Primer:
+    """Asks the server what its author wants it to have answered before it parks. A thread asks; the main thread serves."""
+
+    def __init__(self, port):
+        self._port = port
+        self._thread = None
+        self._asked = threading.Event()
+
+    def is_done(self):
+        """Whether all was asked; begins with it when first called."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._ask_all, daemon=True)
+            self._thread.start()
+        if self._thread.is_alive() and not self._asked.wait(0):
+            return False
+        self._thread.join()
+        return True
+
+    def _ask_all(self):
+        import json
+
+        for path in json.loads(stratos._prime):
+            try:
+                with socket.create_connection(("127.0.0.1", self._port), timeout=5) as connection:
+                    connection.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".encode())
+                    while connection.recv(65536):
+                        pass
+            except OSError as error:
+                sys.stderr.write(f"[WARN] prime {path}: {error}\n")
+        self._asked.set()
+        # The main thread waits for a connection, and looks again when this one comes.
+        with socket.create_connection(("127.0.0.1", self._port), timeout=5):
+            pass
 
 
 async def _rest(awaitable, hooks):

@@ -10,7 +10,8 @@
 //!   nothing.
 //! - [`plan`] turns an image into lists of system calls. Pure: what will be done can be printed and tested.
 //! - [`template`] is a process that holds an image's memory and runs none of its code. An instance is a clone of it,
-//!   which shares every page that neither of them writes.
+//!   which shares every page that neither of them writes. It learns from the first one what all will touch
+//!   ([`working_set`]).
 //!
 //! What this crate must never do: change the process that is dumped in any way it could notice, or use an image whose
 //! digest was not compared. It knows nothing of functions, HTTP or the node; who may use an image is decided above it.
@@ -22,3 +23,4 @@ pub mod image;
 pub mod machine;
 pub mod plan;
 pub mod template;
+pub mod working_set;

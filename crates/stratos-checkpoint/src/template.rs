@@ -6,7 +6,7 @@ use std::io::{self, IoSlice, Write as _};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -18,12 +18,14 @@ use rustix::net::{
 use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use rustix::time::Timespec;
+use stratos_restorer::abi::Call;
 use stratos_restorer::{PROGRAM, abi};
 use stratos_setup::{ArgList, CStrPtr, Op};
 use stratos_sys::spawn::{Child, SpawnError, spawn};
 
 use crate::image::{Checkpoint, Image, KernelMapping};
 use crate::plan::{self, Fixed, InstancePlan, PlanError, Whereabouts};
+use crate::working_set::WorkingSet;
 
 /// How long building the address space may take: a disk may be slow.
 const BUILD: Duration = Duration::from_secs(20);
@@ -101,6 +103,8 @@ pub struct Template {
     control: Mutex<OwnedFd>,
     fixed: Fixed,
     cwd: CString,
+    /// What instances do ahead, once it is known.
+    ahead: OnceLock<Vec<Call>>,
 }
 
 impl Template {
@@ -135,7 +139,27 @@ impl Template {
         let child = started.child.take().expect("taken here only");
         // The check of the metadata has refused zeros in paths.
         let cwd = CString::new(checkpoint.process.cwd.as_str()).unwrap_or_default();
-        Ok(Self { child, control: Mutex::new(control), fixed: plan.fixed, cwd })
+        Ok(Self { child, control: Mutex::new(control), fixed: plan.fixed, cwd, ahead: OnceLock::new() })
+    }
+
+    /// Whether [`Template::learn`] was called.
+    pub fn has_learned(&self) -> bool {
+        self.ahead.get().is_some()
+    }
+
+    /// Gives later instances ahead what one touched that was made of this template from its image.
+    ///
+    /// # Errors
+    /// When the template has ended.
+    pub fn learn(&self, set: &WorkingSet, checkpoint: &Checkpoint) -> Result<(), TemplateError> {
+        // The first one that is learned is as good as any other.
+        if self.ahead.set(set.calls_of_instance()).is_err() {
+            return Ok(());
+        }
+        let calls = set.calls_of_template(checkpoint);
+        let control = self.control.lock().unwrap_or_else(PoisonError::into_inner);
+        send(&control, &plan::run(&calls, 0), &[])?;
+        receive(&control, BUILD).map(drop)
     }
 
     /// The working directory of its instances.
@@ -162,7 +186,8 @@ impl Template {
         let (report, reporter) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).during("make a pipe")?;
         let mut all = vec![reporter.as_fd()];
         all.extend_from_slice(descriptors);
-        let message = plan::instance(&self.fixed, plan, all.len() as u32);
+        let ahead = self.ahead.get().map_or(&[][..], Vec::as_slice);
+        let message = plan::instance(&self.fixed, plan, ahead, all.len() as u32);
         let reply = {
             let control = self.control.lock().unwrap_or_else(PoisonError::into_inner);
             send(&control, &message, &all)?;

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::FileExt as _;
 
 /// `_IOWR('f', 16, struct pm_scan_arg)`.
 const PAGEMAP_SCAN: libc::Ioctl = 0xc060_6610;
@@ -39,6 +40,13 @@ struct Region {
     categories: u64,
 }
 
+/// Which pages are looked for: bits that they must lack, bits that they must have, and bits of which they must have one.
+struct Categories {
+    lacks: u64,
+    has: u64,
+    has_one: u64,
+}
+
 /// The pagemap of a process.
 #[derive(Debug)]
 pub struct Pagemap(File);
@@ -58,6 +66,47 @@ impl Pagemap {
     /// # Errors
     /// `ENOTTY` before Linux 6.7.
     pub fn own(&self, range: Range<u64>) -> io::Result<Vec<Range<u64>>> {
+        self.scan(range, Categories { lacks: FILE | ZERO, has: 0, has_one: PRESENT | SWAPPED })
+    }
+
+    /// The parts of a range where pages of a file are mapped now.
+    ///
+    /// # Errors
+    /// `ENOTTY` before Linux 6.7.
+    pub fn of_files(&self, range: Range<u64>) -> io::Result<Vec<Range<u64>>> {
+        self.scan(range, Categories { lacks: 0, has: FILE | PRESENT, has_one: PRESENT })
+    }
+
+    /// The parts of a range that hold pages of the process's own which no other process maps: of a child that was cloned,
+    /// what it has written since.
+    ///
+    /// # Errors
+    /// `ENOTTY` before Linux 6.7.
+    pub fn exclusive(&self, range: Range<u64>) -> io::Result<Vec<Range<u64>>> {
+        const PAGE: u64 = 4096;
+        const ENTRY: u64 = 8;
+        const PRESENT_BIT: u64 = 1 << 63;
+        const EXCLUSIVE_BIT: u64 = 1 << 56;
+        let mut found: Vec<Range<u64>> = Vec::new();
+        for own in self.own(range)? {
+            let mut entries = vec![0; ((own.end - own.start) / PAGE * ENTRY) as usize];
+            self.0.read_exact_at(&mut entries, own.start / PAGE * ENTRY)?;
+            let pages = (own.start..).step_by(PAGE as usize).zip(entries.chunks_exact(ENTRY as usize));
+            for (page, entry) in pages {
+                let entry = u64::from_ne_bytes(entry.try_into().map_err(io::Error::other)?);
+                if entry & PRESENT_BIT == 0 || entry & EXCLUSIVE_BIT == 0 {
+                    continue;
+                }
+                match found.last_mut() {
+                    Some(last) if last.end == page => last.end += PAGE,
+                    _ => found.push(page..page + PAGE),
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    fn scan(&self, range: Range<u64>, wanted: Categories) -> io::Result<Vec<Range<u64>>> {
         let mut found: Vec<Range<u64>> = Vec::new();
         let mut regions = vec![Region::default(); RANGES];
         let mut start = range.start;
@@ -68,9 +117,9 @@ impl Pagemap {
                 end: range.end,
                 vec: regions.as_mut_ptr() as u64,
                 vec_len: RANGES as u64,
-                category_inverted: FILE | ZERO,
-                category_mask: FILE | ZERO,
-                category_anyof_mask: PRESENT | SWAPPED,
+                category_inverted: wanted.lacks,
+                category_mask: wanted.lacks | wanted.has,
+                category_anyof_mask: wanted.has_one,
                 ..ScanArg::default()
             };
             // SAFETY: the argument and the vector it points to live over the call and are as large as it says.

@@ -15,6 +15,10 @@ pub const FILE_NAME: &str = "stratos.toml";
 pub const MAX_CONCURRENCY: u32 = 1000;
 /// Most instances of one function on one node.
 pub const MAX_INSTANCES: u32 = 1000;
+/// Most instances that are kept restored ahead of requests.
+pub const MAX_HELD: u32 = 100;
+/// Most requests before a checkpoint, and most bytes of each.
+pub const MAX_PRIME: (usize, usize) = (16, 4096);
 /// Most bytes of `[env]`, names and values together; AWS Lambda's limit is the same 4 KiB.
 pub const MAX_ENV_BYTES: usize = 4096;
 /// Most egress rules.
@@ -178,6 +182,11 @@ pub struct FunctionSpec {
     pub cpu_class: CpuClass,
     /// Whether instances are restored from a checkpoint.
     pub checkpoint: CheckpointMode,
+    /// Instances that are kept restored ahead of requests, 0 to [`MAX_HELD`].
+    pub held: u32,
+    /// What the function is asked before its checkpoint is taken, so that what that loads is in it: paths for a server,
+    /// events as JSON for a handler.
+    pub prime: Vec<String>,
     /// Limit for one invocation, waiting and cold start included.
     pub timeout: Timeout,
     /// Requests at a time that one instance is given, 1 to [`MAX_CONCURRENCY`].
@@ -223,7 +232,7 @@ pub struct Inferred {
     pub entry: Option<Entry>,
 }
 
-const KEYS: [&str; 14] = [
+const KEYS: [&str; 16] = [
     "name",
     "runtime",
     "handler",
@@ -232,6 +241,8 @@ const KEYS: [&str; 14] = [
     "cpu",
     "cpu_class",
     "checkpoint",
+    "held",
+    "prime",
     "timeout",
     "concurrency",
     "max_instances",
@@ -263,10 +274,12 @@ impl FunctionSpec {
         }
         let keys = Keys(&table);
         let runtime = keys.runtime(inferred)?;
+        let entry = keys.entry(runtime, inferred)?;
         Ok(Self {
             name: keys.name(inferred)?,
             runtime,
-            entry: keys.entry(runtime, inferred)?,
+            prime: keys.prime(&entry, runtime)?,
+            entry,
             memory: keys.parsed("memory", "write an amount such as \"128MB\"")?.unwrap_or(DEFAULT_MEMORY),
             cpu: keys
                 .parsed("cpu", "write a number of CPUs such as \"0.5\", or leave it out for no limit")?,
@@ -274,6 +287,7 @@ impl FunctionSpec {
             checkpoint: keys
                 .parsed("checkpoint", "write \"off\" or \"required\", or leave it out")?
                 .unwrap_or_default(),
+            held: keys.held()?,
             timeout: match keys.parsed("timeout", "write a time such as \"30s\"")? {
                 Some(timeout) => timeout,
                 None => Timeout::new(std::time::Duration::from_secs(30)).expect("30 s is in range"),
@@ -310,6 +324,12 @@ impl FunctionSpec {
         }
         if self.checkpoint != CheckpointMode::default() {
             set("checkpoint", self.checkpoint.as_str().into());
+        }
+        if self.held > 0 {
+            set("held", i64::from(self.held).into());
+        }
+        if !self.prime.is_empty() {
+            set("prime", self.prime.clone().into());
         }
         set("timeout", self.timeout.to_string().into());
         set("concurrency", i64::from(self.concurrency).into());
@@ -429,6 +449,49 @@ impl Keys<'_> {
         fits.ok_or_else(|| {
             SpecError::at(key, format!("{number} is out of range"), format!("write 1 to {most}"))
         })
+    }
+
+    fn held(&self) -> Result<u32, SpecError> {
+        let Some(value) = self.0.get("held") else { return Ok(0) };
+        let number = value.as_integer().ok_or_else(|| wrong_type("held", "a whole number", value))?;
+        let fits = u32::try_from(number).ok().filter(|n| *n <= MAX_HELD);
+        fits.ok_or_else(|| {
+            SpecError::at("held", format!("{number} is out of range"), format!("write 0 to {MAX_HELD}"))
+        })
+    }
+
+    fn prime(&self, entry: &Entry, runtime: Runtime) -> Result<Vec<String>, SpecError> {
+        let Some(value) = self.0.get("prime") else { return Ok(Vec::new()) };
+        let (hint, is_fine): (_, fn(&str) -> bool) = match entry {
+            Entry::Start(_) | Entry::Handler(_) if runtime == Runtime::Native => {
+                ("leave it out: such a function has no checkpoint", |_| false)
+            }
+            Entry::Handler(_) if runtime == Runtime::Python313 => {
+                ("leave it out: call the handler at the end of its module instead", |_| false)
+            }
+            Entry::Start(_) => ("write paths: prime = [\"/health\"]", |text| {
+                text.starts_with('/') && text.bytes().all(|byte| byte.is_ascii_graphic())
+            }),
+            Entry::Handler(_) => {
+                ("write events as JSON: prime = ['{\"warm\": true}']", |text| !text.contains('\0'))
+            }
+            Entry::Client { .. } => ("leave it out: such a function has no checkpoint", |_| false),
+        };
+        let items = value.as_array().ok_or_else(|| wrong_type("prime", "a list", value))?;
+        let (most, bytes) = MAX_PRIME;
+        if items.len() > most {
+            let message = format!("{} requests are too many", items.len());
+            return Err(SpecError::at("prime", message, format!("at most {most} are allowed")));
+        }
+        let item = |(i, item): (usize, &Value)| {
+            let key = format!("prime[{i}]");
+            let text = item.as_str().ok_or_else(|| wrong_type(&key, "a text in quotes", item))?;
+            match text.len() <= bytes && is_fine(text) {
+                true => Ok(text.to_owned()),
+                false => Err(SpecError::at(&key, "is not what this function can be asked", hint)),
+            }
+        };
+        items.iter().enumerate().map(item).collect()
     }
 
     fn boolean(&self, key: &str) -> Result<bool, SpecError> {
@@ -585,6 +648,16 @@ mod tests {
     const SMALL: &str = "name = \"a\"\nruntime = \"node24\"\nhandler = \"index.handler\"\n";
 
     #[test]
+    fn a_function_is_primed_with_what_it_can_be_asked() {
+        let server =
+            "name = \"a\"\nruntime = \"python3.13\"\nstart = \"python3 s.py\"\nprime = [\"/a\", \"/b?c\"]";
+        let spec = parse(server).unwrap();
+        assert_eq!(spec.prime, ["/a", "/b?c"]);
+        assert_eq!(parse(&spec.to_toml()).unwrap(), spec);
+        assert_eq!(parse(&format!("{SMALL}prime = ['{{}}']")).unwrap().prime, ["{}"]);
+    }
+
+    #[test]
     fn defaults_and_everything_round_trip() {
         let small = parse(SMALL).unwrap();
         assert_eq!((small.memory.mib(), small.concurrency, small.max_instances), (128, 1, 10));
@@ -599,6 +672,8 @@ mod tests {
             memory = "1GB"
             cpu = "1.5"
             cpu_class = "reserved"
+            checkpoint = "required"
+            held = 2
             timeout = "500ms"
             concurrency = 8
             max_instances = 2
@@ -665,6 +740,17 @@ mod tests {
             (&format!("{SMALL}memory = \"1TB\""), "memory: `1TB` is not an amount", "128MB"),
             (&format!("{SMALL}cpu = \"0.01\""), "cpu: `0.01` is not a number of CPUs", "\"0.5\""),
             (&format!("{SMALL}cpu = 0.5"), "cpu: is a float", "text in quotes"),
+            (
+                &format!("{SMALL}checkpoint = \"on\""),
+                "checkpoint: `on` is not a way to use checkpoints",
+                "\"off\"",
+            ),
+            (
+                "name = \"a\"\nruntime = \"node24\"\nstart = \"x\"\nprime = [\"x\"]",
+                "prime[0]: is not what this function can be asked",
+                "paths",
+            ),
+            (&format!("{SMALL}held = 101"), "held: 101 is out of range", "0 to 100"),
             (&format!("{SMALL}cpu_class = \"fast\""), "cpu_class: `fast` is not a class", "\"reserved\""),
             (
                 &format!("{SMALL}cpuclass = \"reserved\""),

@@ -8,7 +8,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -17,16 +17,20 @@ use stratos_checkpoint::dump::DumpError;
 use stratos_checkpoint::image::Image;
 use stratos_checkpoint::machine::Machine;
 use stratos_checkpoint::template::Template;
+use stratos_checkpoint::working_set::WorkingSet;
 use stratos_types::{CheckpointMode, Entry, FunctionKey, InstanceId, Runtime, Version};
 use tokio::sync::watch;
 
 use super::deployed::Deployed;
+use super::held::{self, Held, Origin};
 use super::invoke::platform_line;
 use super::parked::Parked;
 use super::{Engine, lock};
 
 /// How long the memory for making a checkpoint is waited for, and how often it is looked for.
 const MEMORY_WAIT: (Duration, Duration) = (Duration::from_secs(60), Duration::from_millis(500));
+/// How long after a start others are restored ahead.
+const REFILL_AFTER: Duration = Duration::from_millis(20);
 /// How long a process may take from saying that it parks to parking.
 const PARK_WAIT: Duration = Duration::from_secs(2);
 
@@ -48,6 +52,9 @@ pub(super) struct OfVersion {
     state: watch::Sender<State>,
     /// The template, and when it was last cloned.
     template: Mutex<Option<(Arc<Template>, Instant)>>,
+    held: Mutex<held::Store>,
+    /// Held ones are being made.
+    refilling: AtomicBool,
 }
 
 #[derive(Clone)]
@@ -166,11 +173,11 @@ fn never(deployed: &Deployed) -> Option<&'static str> {
 }
 
 impl Engine {
-    /// How the next instance of a version is started: from a template, or afresh.
+    /// How the next instance of a version is started: from its checkpoint, or afresh.
     ///
     /// # Errors
     /// When the function requires a checkpoint and there is none.
-    pub(super) async fn template(&self, deployed: &Arc<Deployed>) -> Result<Option<Arc<Template>>, ApiError> {
+    pub(super) async fn origin(&self, deployed: &Arc<Deployed>) -> Result<Option<Origin>, ApiError> {
         let required = deployed.spec.checkpoint == CheckpointMode::Required;
         let of = match self.0.checkpoints.of(deployed) {
             Some(of) => of,
@@ -183,10 +190,23 @@ impl Engine {
         }
         let state = watched.borrow().clone();
         let reason = match state {
-            State::Ready(image) => match self.template_of(deployed, &of, image).await {
-                Ok(template) => return Ok(Some(template)),
-                Err(reason) => reason,
-            },
+            State::Ready(image) => {
+                let held = lock(&of.held).take();
+                if deployed.spec.held > 0 {
+                    tokio::spawn(self.clone().refill(
+                        Arc::clone(deployed),
+                        Arc::clone(&of),
+                        Arc::clone(&image),
+                    ));
+                }
+                if let Some(held) = held {
+                    return Ok(Some(Origin::Held(held)));
+                }
+                match self.template_of(deployed, &of, image).await {
+                    Ok(template) => return Ok(Some(Origin::Template(template))),
+                    Err(reason) => reason,
+                }
+            }
             State::Making => return Ok(None),
             State::None(reason) => reason,
         };
@@ -196,6 +216,34 @@ impl Engine {
         let message = format!("the function requires a checkpoint and has none: {reason}");
         Err(ApiError::new(ErrorCode::FunctionInitFailed, message)
             .hint("change what stands in the way, or write checkpoint = \"auto\" in stratos.toml"))
+    }
+
+    /// Restores as many instances ahead as the function wants to be held.
+    async fn refill(self, deployed: Arc<Deployed>, of: Arc<OfVersion>, image: Arc<Image>) {
+        if of.refilling.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        // What wants one now comes first: it has the processor to itself.
+        tokio::time::sleep(REFILL_AFTER).await;
+        let is_current = || self.0.checkpoints.of(&deployed).is_some_and(|now| Arc::ptr_eq(&now, &of));
+        while lock(&of.held).len() < deployed.spec.held as usize && is_current() {
+            let Ok(template) = self.template_of(&deployed, &of, Arc::clone(&image)).await else { break };
+            let id = InstanceId::random();
+            let (sandbox, plan) = (Arc::clone(&self.0.sandbox), deployed.plan(id));
+            let restored = tokio::task::spawn_blocking(move || sandbox.restore(&plan, &template)).await;
+            match restored {
+                Ok(Ok(instance)) => lock(&of.held).add(Held::new(id, instance)),
+                Ok(Err(error)) => {
+                    tracing::warn!(function = %deployed.key, error = %chain(&error), "cannot restore an instance ahead");
+                    break;
+                }
+                Err(error) => {
+                    tracing::error!(%error, "restoring an instance ahead failed");
+                    break;
+                }
+            }
+        }
+        of.refilling.store(false, Ordering::Release);
     }
 
     async fn template_of(
@@ -228,6 +276,25 @@ impl Engine {
         built.unwrap_or_else(|error| Err(error.to_string().into()))
     }
 
+    /// A restored instance has answered its first request: what it touched, later ones get ahead.
+    pub(super) fn learn(&self, deployed: &Deployed, pid: u32) {
+        let Some(of) = self.0.checkpoints.of(deployed) else { return };
+        let template = lock(&of.template).as_ref().map(|(template, _)| Arc::clone(template));
+        let (Some(template), State::Ready(image)) = (template, of.state.borrow().clone()) else { return };
+        if template.has_learned() {
+            return;
+        }
+        let function = deployed.key.clone();
+        tokio::task::spawn_blocking(move || {
+            let learned = WorkingSet::of(pid.cast_signed(), image.checkpoint())
+                .map_err(|error| error.to_string())
+                .and_then(|set| template.learn(&set, image.checkpoint()).map_err(|error| chain(&error)));
+            if let Err(error) = learned {
+                tracing::debug!(%function, %error, "what an instance touches could not be learned");
+            }
+        });
+    }
+
     /// A checkpoint turned out not to be usable: starts are fresh from now on.
     pub(super) fn checkpoint_failed(&self, deployed: &Deployed, error: &(dyn std::error::Error + 'static)) {
         if let Some(of) = self.0.checkpoints.of(deployed) {
@@ -241,6 +308,7 @@ impl Engine {
         platform_line(&self.log(&deployed.key), "-", None, format!("CHECKPOINT none: {reason}"));
         of.state.send_replace(State::None(Arc::clone(&reason)));
         drop(lock(&of.template).take());
+        drop(std::mem::take(&mut *lock(&of.held)));
         remove(&self.0.checkpoints.path(&deployed.key, deployed.version));
         reason
     }
@@ -259,6 +327,8 @@ impl Engine {
             version: deployed.version,
             state: watch::Sender::new(state),
             template: Mutex::default(),
+            held: Mutex::default(),
+            refilling: AtomicBool::new(false),
         });
         if !current {
             return of;
@@ -285,7 +355,11 @@ impl Engine {
         };
         match image {
             Ok(image) => {
-                of.state.send_replace(State::Ready(Arc::new(image)));
+                let image = Arc::new(image);
+                of.state.send_replace(State::Ready(Arc::clone(&image)));
+                if deployed.spec.held > 0 {
+                    self.refill(deployed, of, image).await;
+                }
             }
             Err(reason) => {
                 self.give_up(&deployed, &of, &reason);

@@ -135,7 +135,12 @@ impl Deployed {
 
     /// The same for an instance that is started to be checkpointed: its runtime parks when it could serve.
     pub(super) fn plan_for_checkpoint(&self, id: InstanceId) -> InstancePlan {
-        self.plan_with(id, variable("STRATOS_CHECKPOINT", "1"))
+        let mut plan = self.plan_with(id, variable("STRATOS_CHECKPOINT", "1"));
+        if !self.spec.prime.is_empty() {
+            let prime = serde_json::to_string(&self.spec.prime).expect("texts are JSON");
+            plan.env.push(variable("STRATOS_PRIME", &prime));
+        }
+        plan
     }
 
     /// What of a version decides whether a checkpoint is of it: its code, what it runs on, and how it is started.
@@ -144,6 +149,7 @@ impl Deployed {
         for text in [&self.argv, &self.env].into_iter().flatten() {
             digest.update(text.as_bytes_with_nul());
         }
+        digest.update(self.spec.prime.join("\0"));
         let start = digest.finalize();
         let start: String = start.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
         let (layer, function) = (self.layer.manifest.image_digest, self.function_digest);

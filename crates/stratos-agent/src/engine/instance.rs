@@ -12,7 +12,6 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use stratos_api::{ApiError, ErrorCode};
-use stratos_checkpoint::template::Template;
 use stratos_sandbox::{InstancePlan, Sandbox, StartError};
 use stratos_types::{Entry, InstanceId, InvocationId};
 use tokio::io::unix::AsyncFd;
@@ -23,6 +22,7 @@ use tokio::task::JoinHandle;
 
 use super::deployed::{Deployed, HTTP_PORT};
 use super::failure::{Death, During, EndReason, timed_out};
+use super::held::Origin;
 use super::lock;
 use super::log::{FunctionLog, MAX_LINE_BYTES};
 use super::port::Port;
@@ -119,8 +119,8 @@ impl Drop for Sandboxed {
 }
 
 impl Instance {
-    /// Starts an instance, from a template if there is one, and waits until it can take a request. `unusable` is told why
-    /// a template was not; the instance is started afresh then.
+    /// Starts an instance, from a checkpoint if there is one, and waits until it can take a request. `unusable` is told why
+    /// it was not; the instance is started afresh then.
     ///
     /// # Errors
     /// Whose fault it is that it cannot: `function_init_failed`, `function_out_of_memory`, `function_timeout`
@@ -129,14 +129,17 @@ impl Instance {
         sandbox: Arc<Sandbox>,
         deployed: Arc<Deployed>,
         log: Arc<FunctionLog>,
-        template: Option<Arc<Template>>,
+        origin: Option<Origin>,
         unusable: impl FnOnce(&StartError),
     ) -> Result<(Arc<Self>, StartTimes), ApiError> {
         let began = Instant::now();
-        let id = InstanceId::random();
+        let id = match &origin {
+            Some(Origin::Held(held)) => held.id,
+            Some(Origin::Template(_)) | None => InstanceId::random(),
+        };
         let plan = deployed.plan(id);
         let watch_memory = !sandbox.features().memory;
-        let starting = tokio::task::spawn_blocking(move || begin(&sandbox, &plan, template.as_deref()));
+        let starting = tokio::task::spawn_blocking(move || begin(&sandbox, &plan, origin));
         let internal = |error: &(dyn std::error::Error + 'static)| {
             ApiError::new(ErrorCode::Internal, "an instance cannot be started").caused_by(error)
         };
@@ -432,16 +435,19 @@ struct Begun {
 }
 
 /// Restores an instance, or starts it afresh when there is no template or that fails. Blocks.
-fn begin(sandbox: &Sandbox, plan: &InstancePlan, template: Option<&Template>) -> Result<Begun, StartError> {
-    let mut not_restored = None;
-    if let Some(template) = template {
-        match sandbox.restore(plan, template) {
-            Ok(instance) => {
-                return Ok(Begun { instance, executed: Instant::now(), restored: true, not_restored: None });
-            }
-            Err(error) => not_restored = Some(error),
+fn begin(sandbox: &Sandbox, plan: &InstancePlan, origin: Option<Origin>) -> Result<Begun, StartError> {
+    let restored = match origin {
+        None => None,
+        Some(Origin::Held(held)) => Some(Ok(held.into_instance())),
+        Some(Origin::Template(template)) => Some(sandbox.restore(plan, &template)),
+    };
+    let not_restored = match restored {
+        None => None,
+        Some(Ok(instance)) => {
+            return Ok(Begun { instance, executed: Instant::now(), restored: true, not_restored: None });
         }
-    }
+        Some(Err(error)) => Some(error),
+    };
     let instance = sandbox.start(plan)?;
     Ok(Begun { instance, executed: Instant::now(), restored: false, not_restored })
 }

@@ -91,7 +91,7 @@ impl Engine {
         };
         run.given(&lease);
         let instance = Arc::clone(&lease.instance);
-        match &instance.way_in {
+        let outcome = match &instance.way_in {
             WayIn::Handler(jobs) => {
                 let Payload::Event(payload) = request.payload else {
                     let message = "this function takes events, not HTTP requests";
@@ -101,7 +101,11 @@ impl Engine {
                 run.ask_handler(&deployed, lease, jobs, job).await
             }
             WayIn::Http(port) => run.ask_port(&deployed, lease, port, request.payload, deadline).await,
+        };
+        if outcome.meta.restored && outcome.result.is_ok() {
+            self.learn(&deployed, instance.pid());
         }
+        outcome
     }
 
     /// Waits for an instance, starting some when needed.

@@ -9,6 +9,7 @@ mod checkpoint;
 mod deployed;
 pub mod error_report;
 pub(crate) mod failure;
+mod held;
 mod instance;
 mod invoke;
 mod log;

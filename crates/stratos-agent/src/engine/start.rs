@@ -99,10 +99,10 @@ impl Engine {
         deployed: &Arc<Deployed>,
         log: &Arc<FunctionLog>,
     ) -> Result<(Arc<Instance>, StartTimes), ApiError> {
-        let template = self.template(deployed).await?;
+        let origin = self.origin(deployed).await?;
         let (sandbox, of, log) = (Arc::clone(&self.0.sandbox), Arc::clone(deployed), Arc::clone(log));
         let unusable = |error: &StartError| self.checkpoint_failed(deployed, error);
-        Instance::start(sandbox, of, log, template, unusable).await
+        Instance::start(sandbox, of, log, origin, unusable).await
     }
 
     /// Sets memory aside for an instance; makes room by ending the instance that has been idle longest.

@@ -313,10 +313,7 @@ pub(crate) mod tests {
             (|c| c.mappings[1].end = 0x40_2000, "mapping 0x402000: it is not in a program's addresses"),
             (|c| c.mappings[1].end = 0x1000_1000, "mapping 0x10000000: it overlaps another"),
             (|c| c.mappings.swap(0, 1), "mappings: not in ascending order"),
-            (
-                |c| c.mappings[3].end = !4095,
-                "mapping 0x7ffd00000000: it is not in a program's addresses",
-            ),
+            (|c| c.mappings[3].end = !4095, "mapping 0x7ffd00000000: it is not in a program's addresses"),
             (|c| c.mappings[2].pages[0] = (0, 3), "mapping 0x10000000: its pages are not in order"),
             (|c| c.mappings[2].pages[1] = (3, 2), "mapping 0x10000000: it has pages beyond its end"),
             (

@@ -132,11 +132,13 @@ pub struct InstancePlan<'a> {
     pub filter: &'a [Op<'a>],
 }
 
-/// The message that makes an instance: everything that a [`abi::Request`] points to, the request itself first.
-pub fn instance(fixed: &Fixed, plan: &InstancePlan<'_>, descriptors: u32) -> Vec<u8> {
+/// The message that makes an instance: everything that a [`abi::Request`] points to, the request itself first. `ahead` are
+/// calls that come before all others.
+pub fn instance(fixed: &Fixed, plan: &InstancePlan<'_>, ahead: &[Call], descriptors: u32) -> Vec<u8> {
     let mut arena = Arena::new(abi::REQUEST);
     let head = arena.put(&[0; size_of::<abi::Request>()]);
-    let mut calls = Vec::with_capacity(128);
+    let mut calls = Vec::with_capacity(128 + ahead.len());
+    calls.extend_from_slice(ahead);
     lower(plan.setup, &mut arena, &mut calls);
     calls.push(list(fixed.process));
     lower(plan.privileges, &mut arena, &mut calls);

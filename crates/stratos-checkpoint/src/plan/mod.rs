@@ -16,7 +16,7 @@ pub(crate) use self::instance::{list, run};
 pub use self::template::{PlanError, TemplatePlan, Whereabouts, template};
 
 /// A system call by libc's number for it.
-fn call<const N: usize>(number: i64, args: [u64; N]) -> Call {
+pub(crate) fn call<const N: usize>(number: i64, args: [u64; N]) -> Call {
     let mut all = [0; 6];
     all[..N].copy_from_slice(&args);
     Call::new(number as u32, all)
