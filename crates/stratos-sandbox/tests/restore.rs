@@ -3,52 +3,15 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::io::Write as _;
-use std::sync::Arc;
 use std::time::Duration;
 
 use stratos_checkpoint::dump::DumpError;
 use stratos_checkpoint::image::Image;
-use stratos_sandbox::{Instance, InstancePlan, SeccompFilter, checkpoint, template};
-use support::{Rig, layer, line, read_all, rig, status_byte, strings};
+use stratos_sandbox::{InstancePlan, checkpoint, template};
+use support::{Rig, frame, line, parked, released, restore_many, rig, workload};
 
-/// A plan to run the Python workload.
 fn python(rig: &Rig, id: &str) -> InstancePlan {
-    let layer = rig.sandbox.mount_image(&layer("python3.13").expect("built before the tests")).unwrap();
-    InstancePlan {
-        layer,
-        argv: strings(&["/usr/bin/python3.13", "-S", "-B", "/var/task/restored.py"]),
-        seccomp: Arc::new(SeccompFilter::for_runtime("python3.13").unwrap()),
-        memory_bytes: 256 << 20,
-        ..rig.plan(id, "")
-    }
-}
-
-/// Waits until it has said that it is about to park, and a moment more until it does.
-fn parked(rig: &Rig, plan: &InstancePlan, image: &std::path::Path) -> Instance {
-    let mut instance = rig.sandbox.start(plan).unwrap();
-    let status = instance.take_status();
-    assert_eq!((status_byte(&status), status_byte(&status)), (b'R', b'P'));
-    for _ in 0..1000 {
-        match checkpoint(&instance, "test", image) {
-            Ok(_) => return instance,
-            Err(DumpError::NotParked { .. }) => std::thread::sleep(Duration::from_millis(1)),
-            Err(error) => panic!("{error}"),
-        }
-    }
-    panic!("it never parks")
-}
-
-/// Releases an instance and gives what it says.
-fn released(instance: &mut Instance, text: &str) -> String {
-    let mut park = std::fs::File::from(instance.take_park());
-    park.write_all(text.as_bytes()).unwrap();
-    drop(park);
-    let output = read_all(instance.take_stdout());
-    let errors = read_all(instance.take_stderr());
-    let exit = instance.wait().unwrap();
-    assert_eq!((exit.code, exit.signal, errors.as_str()), (Some(0), None, ""), "{output}");
-    output
+    workload(rig, id, "restored.py")
 }
 
 /// A restored instance is in the same sandbox as a fresh one, with pipes, a user and random numbers of its own; and the
@@ -79,4 +42,87 @@ fn a_restored_process_finds_what_a_fresh_one_does() {
         assert_eq!(same(output), same(&fresh));
     }
     assert_eq!(random.len(), 8, "no two of them are the same");
+}
+
+/// Everything a program may have under way goes on: timers, threads, the thread pool, Workers, WebAssembly, open files.
+#[test]
+fn what_a_program_has_under_way_goes_on() {
+    let Some(rig) = rig("what_a_program_has_under_way_goes_on") else { return };
+    let path = rig.dir.path().join("image");
+    let mut original = parked(&rig, &workload(&rig, "original", "functional.cjs"), &path);
+    let image = Image::open(&path).unwrap();
+    let template = template(&image, &workload(&rig, "template", "functional.cjs")).unwrap();
+    let fresh = released(&mut original, frame([1; 32]));
+    assert_eq!(line(&fresh, "child"), "42");
+    for id in ["one", "two"] {
+        let mut instance = rig.sandbox.restore(&workload(&rig, id, "functional.cjs"), &template).unwrap();
+        assert_eq!(released(&mut instance, frame([2; 32])), fresh);
+    }
+}
+
+/// A restored instance can be checkpointed as well, and so on.
+#[test]
+fn a_restored_instance_is_checkpointed_again() {
+    let Some(rig) = rig("a_restored_instance_is_checkpointed_again") else { return };
+    let path = |number: usize| rig.dir.path().join(format!("image-{number}"));
+    for file in ["restored.py", "functional.cjs"] {
+        let plan = |id: &str| workload(&rig, id, file);
+        drop(parked(&rig, &plan("original"), &path(0)));
+        for generation in 1..4 {
+            let image = Image::open(&path(generation - 1)).unwrap();
+            let template = template(&image, &plan("template")).unwrap();
+            let instance = rig.sandbox.restore(&plan("between"), &template).unwrap();
+            // It may not have come back to its read yet.
+            let dumped = (0..1000).find_map(|_| match checkpoint(&instance, "again", &path(generation)) {
+                Ok(dumped) => Some(dumped),
+                Err(DumpError::NotParked { .. }) => {
+                    std::thread::sleep(Duration::from_millis(1));
+                    None
+                }
+                Err(error) => panic!("{file}, generation {generation}: {error}"),
+            });
+            assert!(dumped.is_some(), "{file}, generation {generation}: it does not park");
+        }
+        let last = Image::open(&path(3)).unwrap();
+        let template = template(&last, &plan("template")).unwrap();
+        let mut instance = rig.sandbox.restore(&plan("last"), &template).unwrap();
+        let release = if file.ends_with(".py") { b"last".to_vec() } else { frame([3; 32]) };
+        let output = released(&mut instance, release);
+        assert!(output.contains("True") || output.contains("42"), "{output}");
+    }
+}
+
+/// All of the registers come back, those of vectors too.
+#[test]
+fn vector_registers_are_restored() {
+    let Some(rig) = rig("vector_registers_are_restored") else { return };
+    if !std::fs::read_to_string("/proc/cpuinfo").unwrap().contains(" avx ") {
+        eprintln!("skipped: vector_registers_are_restored: this processor has no AVX");
+        return;
+    }
+    let path = rig.dir.path().join("image");
+    let mut original = parked(&rig, &workload(&rig, "original", "vectors.py"), &path);
+    let image = Image::open(&path).unwrap();
+    let template = template(&image, &workload(&rig, "template", "vectors.py")).unwrap();
+    for id in ["one", "two"] {
+        let mut instance = rig.sandbox.restore(&workload(&rig, id, "vectors.py"), &template).unwrap();
+        assert_eq!(line(&released(&mut instance, id), "vectors"), "True");
+    }
+    assert_eq!(line(&released(&mut original, "original"), "vectors"), "True");
+}
+
+/// A thousand clones of each runtime draw from every generator: nothing comes twice.
+#[test]
+fn a_thousand_clones_draw_nothing_twice() {
+    let Some(rig) = rig("a_thousand_clones_draw_nothing_twice") else { return };
+    for file in ["draw.cjs", "draw.py"] {
+        let outputs = restore_many(&rig, file, 1000, 8);
+        let drawn: Vec<String> = outputs
+            .iter()
+            .flat_map(|output| serde_json::from_str::<Vec<String>>(output.trim()).expect("a list of texts"))
+            .collect();
+        assert_eq!(drawn.len(), 12_000, "{file}");
+        let distinct: BTreeSet<_> = drawn.iter().collect();
+        assert_eq!(distinct.len(), drawn.len(), "{file}: something was drawn twice");
+    }
 }

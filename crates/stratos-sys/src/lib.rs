@@ -7,6 +7,7 @@
 
 pub mod address;
 pub mod clock;
+pub mod cpu;
 pub mod disk;
 pub mod dm;
 pub mod erofs;

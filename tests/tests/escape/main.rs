@@ -11,7 +11,9 @@ mod world;
 
 use std::fs;
 
-use run::{Outcome, attempt, processes_of, uid};
+use run::{Outcome, attempt, attempt_restored, processes_of, uid};
+use stratos_checkpoint::dump::DumpError;
+use stratos_checkpoint::image::Image;
 use table::{Defence, Fails, Need, ROWS, Row};
 use world::World;
 
@@ -44,6 +46,56 @@ fn no_attempt_gets_out_and_each_defence_holds_alone() {
     users_differ(&world);
     clean_up(world);
     assert!(problems.is_empty(), "{}", problems.join("\n"));
+}
+
+/// The same attempts fail in the same way in instances that are restored from a checkpoint.
+#[test]
+fn no_attempt_gets_out_of_a_restored_instance() {
+    if !stratos_tests::need_root("no_attempt_gets_out_of_a_restored_instance") {
+        return;
+    }
+    let world = World::new();
+    let path = world.dir().join("checkpoint");
+    checkpoint_of(&world, &path);
+    let image = Image::open(&path).expect("the image that was just written");
+    let template = stratos_sandbox::template(&image, &world.plan("template")).expect("a template");
+    let only = std::env::var("ESCAPE_ONLY").unwrap_or_default();
+    let mut problems = Vec::new();
+    let mut stopped = 0;
+    for (index, row) in ROWS.iter().enumerate().filter(|(_, row)| row.name.contains(&only)) {
+        let unmet = row.needs.iter().find_map(|need| unmet(&world, *need));
+        let task = match unmet.map_or_else(|| (row.arguments)(&world), Err) {
+            Ok(task) => task,
+            Err(reason) => {
+                println!("skipped  {}: {reason}", row.name);
+                continue;
+            }
+        };
+        let outcome = attempt_restored(&world, row, task, &template, &format!("restored-{index}"));
+        if outcome.is(row.fails) {
+            stopped += 1;
+        } else {
+            problems.push(format!("{}: {outcome}, not {}", row.name, row.fails));
+        }
+    }
+    println!("{stopped} attempts stopped in restored instances, {} wrong", problems.len());
+    drop(template);
+    clean_up(world);
+    assert!(problems.is_empty(), "{}", problems.join("\n"));
+    assert!(stopped > 50 || !only.is_empty(), "only {stopped} attempts were made");
+}
+
+/// Writes an image of a probe that waits for its task.
+fn checkpoint_of(world: &World, path: &std::path::Path) {
+    let instance = world.sandbox.start(&world.plan("original")).expect("a probe");
+    for _ in 0..1000 {
+        match stratos_sandbox::checkpoint(&instance, "probe", path) {
+            Ok(_) => return,
+            Err(DumpError::NotParked { .. }) => std::thread::sleep(std::time::Duration::from_millis(5)),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    panic!("the probe never waits for its task");
 }
 
 /// The table in docs/security.md is this one, and each defence is explained there.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use stratos_checkpoint::template::Template;
 use stratos_sandbox::{Instance, Weaken};
 
 use crate::table::{Defence, Fails, Row, Start};
@@ -56,17 +57,34 @@ impl Outcome {
 }
 
 /// Makes the attempt with some defences left out.
-pub(crate) fn attempt(world: &World, row: &Row, mut task: Value, without: &[Defence], id: &str) -> Outcome {
+pub(crate) fn attempt(world: &World, row: &Row, task: Value, without: &[Defence], id: &str) -> Outcome {
     let mut start = Start { plan: world.plan(id), weaken: Weaken::default() };
     for defence in without {
         defence.leave_out(&mut start);
     }
     let names: Vec<_> = without.iter().map(|defence| defence.name()).collect();
     let started = world.sandbox.start_weakened(&start.plan, start.weaken);
-    let mut instance = started.unwrap_or_else(|error| panic!("{} without {names:?}: {error:?}", row.name));
+    let instance = started.unwrap_or_else(|error| panic!("{} without {names:?}: {error:?}", row.name));
+    outcome(instance, row, task, !without.contains(&Defence::End))
+}
+
+/// Makes the attempt in an instance that is restored from a checkpoint, with all defences.
+pub(crate) fn attempt_restored(
+    world: &World,
+    row: &Row,
+    task: Value,
+    template: &Template,
+    id: &str,
+) -> Outcome {
+    let restored = world.sandbox.restore(&world.plan(id), template);
+    let instance = restored.unwrap_or_else(|error| panic!("{} restored: {error:?}", row.name));
+    outcome(instance, row, task, true)
+}
+
+/// What comes of an attempt. `killed`: the end of its instance kills what is in it.
+fn outcome(mut instance: Instance, row: &Row, mut task: Value, killed: bool) -> Outcome {
     task["probe"] = row.probe.into();
     if row.probe == "linger" {
-        let killed = !without.contains(&Defence::End);
         return survivors(instance, &task, killed);
     }
     let mut same_user = None;

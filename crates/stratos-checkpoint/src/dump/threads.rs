@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 
+use stratos_sys::cpu::EXTENDED_ON_REQUEST;
 use stratos_sys::ptrace::Tracee;
 
 use super::remote::Remote;
@@ -98,6 +99,11 @@ fn describe_one(pid: i32, tracee: &mut Tracee, memory: &File, instruction: u64) 
     let name = read(format!("/proc/{pid}/task/{tid}/comm"))?;
     let during = |what: &str| format!("read {what} of thread {tid}");
     let extended = tracee.extended_state().during(|| during("the extended state"))?;
+    // The header after the oldest part tells which parts are not in their initial state.
+    let in_use = extended.get(512..520).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes);
+    if in_use & EXTENDED_ON_REQUEST != 0 {
+        return Err(DumpError::refused("it has AMX tiles in use"));
+    }
     let mask = tracee.signal_mask().during(|| during("the signal mask"))?;
     let rseq = tracee.rseq().during(|| during("the restartable sequence"))?;
     if rseq.flags != 0 {

@@ -2,6 +2,8 @@
 //!
 //! Layouts are those of `struct ucontext` and `struct _fpstate_64` in the kernel's arch/x86/include/uapi/asm.
 
+use stratos_sys::cpu::{EXTENDED_ON_REQUEST, extended_state_bytes};
+
 use super::Arena;
 use crate::image::Thread;
 
@@ -87,15 +89,18 @@ pub(super) fn put(thread: &Thread, arena: &mut Arena) -> u64 {
 }
 
 /// The state as a signal frame has it: with the kernel's mark in the bytes that the processor leaves to software. Before,
-/// the mask of its parts is there, as ptrace hands it out.
+/// the mask of its parts is there, as ptrace hands it out, for all parts that there can be. A frame must not be larger than
+/// those that the process has, or the kernel takes the oldest part only.
 fn extended_state(state: &[u8]) -> Vec<u8> {
-    let mut bytes = state.to_vec();
-    let size = bytes.len() as u32;
-    let features: [u8; 8] = state[MARK_AT..MARK_AT + 8].try_into().expect("eight bytes");
+    let features = u64::from_le_bytes(state[MARK_AT..MARK_AT + 8].try_into().expect("eight bytes"));
+    let features = features & !EXTENDED_ON_REQUEST;
+    let size = extended_state_bytes(features).min(state.len());
+    let mut bytes = state[..size].to_vec();
+    let size = size as u32;
     let mut mark = Vec::with_capacity(48);
     mark.extend_from_slice(&MAGIC_1.to_le_bytes());
     mark.extend_from_slice(&(size + 4).to_le_bytes());
-    mark.extend_from_slice(&features);
+    mark.extend_from_slice(&features.to_le_bytes());
     mark.extend_from_slice(&size.to_le_bytes());
     mark.resize(48, 0);
     bytes[MARK_AT..MARK_AT + 48].copy_from_slice(&mark);

@@ -4,15 +4,21 @@
 
 use std::ffi::CString;
 use std::fs;
-use std::io::{self, Read};
+use std::io::{self, Read, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
-use stratos_sandbox::{Image, Instance, InstancePlan, Sandbox, SandboxConfig, SeccompFilter};
+use stratos_checkpoint::dump::DumpError;
+use stratos_checkpoint::image::Image as Checkpoint;
+use stratos_sandbox::{
+    Image, Instance, InstancePlan, Sandbox, SandboxConfig, SeccompFilter, checkpoint, template,
+};
 
 /// Longest wait for anything.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -98,8 +104,10 @@ pub(crate) fn function_image(dir: &Path) -> PathBuf {
     let source = dir.join("function");
     fs::create_dir_all(&source).unwrap();
     fs::copy(probe(), source.join("probe")).unwrap();
-    let workload = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/workloads/restored.py");
-    fs::copy(workload, source.join("restored.py")).unwrap();
+    let workloads = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/workloads");
+    for name in ["restored.py", "draw.py", "draw.cjs", "vectors.py", "functional.cjs"] {
+        fs::copy(workloads.join(name), source.join(name)).unwrap();
+    }
     let image = dir.join("function.erofs");
     let made = Command::new("mkfs.erofs").arg("--quiet").arg(&image).arg(&source).output().unwrap();
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
@@ -190,4 +198,89 @@ pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "{what}: not in {PATIENCE:?}");
         std::thread::yield_now();
     }
+}
+
+/// A plan to run a workload with the runtime that its name tells.
+pub(crate) fn workload(rig: &Rig, id: &str, file: &str) -> InstancePlan {
+    let path = format!("/var/task/{file}");
+    let (runtime, argv) = match file.ends_with(".py") {
+        true => ("python3.13", vec!["/usr/bin/python3.13", "-S", "-B", &path]),
+        false => ("node24", vec!["/usr/bin/node", &path]),
+    };
+    let image = layer(runtime).expect("layers are built before the tests");
+    InstancePlan {
+        layer: rig.sandbox.mount_image(&image).unwrap(),
+        argv: strings(&argv),
+        env: strings(&["HOME=/tmp", "STRATOS_CHECKPOINT=1"]),
+        seccomp: Arc::new(SeccompFilter::for_runtime(runtime).unwrap()),
+        memory_bytes: 256 << 20,
+        pids_max: 64,
+        tmp_bytes: 16 << 20,
+        ..rig.plan(id, "")
+    }
+}
+
+/// Waits until it has said that it is about to park, and a moment more until it does.
+pub(crate) fn parked(rig: &Rig, plan: &InstancePlan, image: &Path) -> Instance {
+    let mut instance = rig.sandbox.start(plan).unwrap();
+    let status = instance.take_status();
+    while status_byte(&status) != b'P' {}
+    for _ in 0..1000 {
+        match checkpoint(&instance, "test", image) {
+            Ok(_) => return instance,
+            Err(DumpError::NotParked { .. }) => thread::sleep(Duration::from_millis(1)),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    panic!("it never parks")
+}
+
+/// A release frame (docs/formats/release-frame.md) with this seed.
+pub(crate) fn frame(seed: [u8; 32]) -> Vec<u8> {
+    let mut frame = b"SREL\x01\0\0\0".to_vec();
+    frame.extend_from_slice(&1_700_000_000_000_000_000_u64.to_le_bytes());
+    frame.extend_from_slice(&seed);
+    frame.extend_from_slice(&0_u32.to_le_bytes());
+    frame
+}
+
+/// Releases an instance and gives what it says.
+pub(crate) fn released(instance: &mut Instance, bytes: impl AsRef<[u8]>) -> String {
+    let mut park = fs::File::from(instance.take_park());
+    park.write_all(bytes.as_ref()).unwrap();
+    drop(park);
+    let output = read_all(instance.take_stdout());
+    let errors = read_all(instance.take_stderr());
+    let exit = instance.wait().unwrap();
+    assert_eq!((exit.code, exit.signal, errors.as_str()), (Some(0), None, ""), "{output}");
+    output
+}
+
+/// Restores `count` instances of a workload, `at_once` at the same time, and gives what each says.
+pub(crate) fn restore_many(rig: &Rig, file: &str, count: usize, at_once: usize) -> Vec<String> {
+    let path = rig.dir.path().join(format!("{file}.image"));
+    drop(parked(rig, &workload(rig, "original", file), &path));
+    let image = Checkpoint::open(&path).unwrap();
+    let template = template(&image, &workload(rig, "template", file)).unwrap();
+    let next = AtomicUsize::new(0);
+    let outputs = Mutex::new(Vec::with_capacity(count));
+    thread::scope(|scope| {
+        for _ in 0..at_once {
+            scope.spawn(|| {
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number >= count {
+                        return;
+                    }
+                    let plan = workload(rig, &format!("clone-{number}"), file);
+                    let mut instance = rig.sandbox.restore(&plan, &template).unwrap();
+                    let mut seed = [0; 32];
+                    fs::File::open("/dev/urandom").unwrap().read_exact(&mut seed).unwrap();
+                    let output = released(&mut instance, frame(seed));
+                    outputs.lock().unwrap().push(output);
+                }
+            });
+        }
+    });
+    outputs.into_inner().unwrap()
 }
