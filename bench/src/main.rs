@@ -7,6 +7,7 @@ mod boot;
 mod bundle;
 mod cold_start;
 mod compressed;
+mod density;
 mod fixture;
 mod guest;
 mod http;
@@ -37,6 +38,8 @@ struct Options {
 enum Bench {
     /// Request to first response of an instance that does not run yet: StratOS, runc, crun, bare fork+exec.
     ColdStart(cold_start::Options),
+    /// The memory of an idle instance: restored, held, and fresh.
+    Density(density::Options),
     /// What the agent adds to a warm request, against the same server reached directly.
     Warm(warm::Options),
     /// QEMU's start to the first answer of a function, against Debian with systemd in the same machine.
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
     let options = Options::parse();
     let result = match &options.bench {
         Bench::ColdStart(options) => cold_start::run(options),
+        Bench::Density(options) => density::run(options),
         Bench::Warm(options) => warm::run(options),
         Bench::Boot(options) => boot::run(options),
         Bench::Memory(options) => memory::run(options),

@@ -69,6 +69,28 @@ impl Stratos {
         }
     }
 
+    /// Waits until the agent has this many child processes besides a template.
+    ///
+    /// # Errors
+    /// When there are never so many.
+    pub(crate) fn wait_for_children(&self, count: u32) -> Result<()> {
+        let begun = Instant::now();
+        let tasks = format!("/proc/{}/task", self.node.pid());
+        loop {
+            let mut children = 0;
+            for task in std::fs::read_dir(&tasks)? {
+                // A thread may end meanwhile.
+                let list = std::fs::read_to_string(task?.path().join("children")).unwrap_or_default();
+                children += list.split_whitespace().count();
+            }
+            if children > count as usize {
+                return Ok(());
+            }
+            ensure!(begun.elapsed() < PATIENCE, "only {children} processes of the node");
+            std::thread::sleep(POLL);
+        }
+    }
+
     /// The image of a function's current version.
     ///
     /// # Errors

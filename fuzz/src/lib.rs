@@ -7,6 +7,7 @@
 //! but a temporary folder of its own.
 
 mod boot;
+mod checkpoint;
 mod console;
 mod deploy;
 mod http;
@@ -22,6 +23,7 @@ mod wire;
 use std::path::{Path, PathBuf};
 
 pub use boot::{boot_config, boot_dhcp, boot_gpt, boot_nocloud, boot_smbios, boot_sntp, boot_verity};
+pub use checkpoint::checkpoint;
 pub use console::console;
 pub use deploy::{elf, infer, requirements};
 pub use http::{aws_name, prelude, sigv4, url_answer, url_event};
@@ -46,6 +48,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("boot_smbios", boot_smbios),
     ("boot_sntp", boot_sntp),
     ("boot_verity", boot_verity),
+    ("checkpoint", checkpoint),
     ("console", console),
     ("dns", dns),
     ("egress_rule", egress_rule),

@@ -11,6 +11,7 @@ mod kernels;
 mod limits;
 mod owner;
 mod power;
+mod restored;
 mod services;
 
 use http::Method;

@@ -305,6 +305,14 @@ pub(crate) mod tests {
         example().check(5 * PAGE).unwrap();
     }
 
+    /// Else its mutations would be refused for what they have in common.
+    #[test]
+    fn what_the_fuzzer_begins_with_is_sound() {
+        let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/corpus/checkpoint/small");
+        let checkpoint = Checkpoint::parse(&std::fs::read(corpus).unwrap()).unwrap();
+        checkpoint.check(checkpoint.page_count() * PAGE).unwrap();
+    }
+
     #[test]
     fn what_does_not_hold_is_named() {
         type Change = fn(&mut Checkpoint);

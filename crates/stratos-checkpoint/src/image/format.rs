@@ -234,7 +234,7 @@ impl Image {
         if padding.iter().any(|byte| *byte != 0) {
             return Err(wrong("the bytes before its pages are not zero".to_owned()));
         }
-        let checkpoint: Checkpoint = serde_json::from_slice(&metadata)
+        let checkpoint = Checkpoint::parse(&metadata)
             .map_err(|source| FormatError::Metadata { path: path.to_owned(), source })?;
         let invalid = |source| FormatError::Invalid { path: path.to_owned(), source };
         checkpoint.check(header.pages_bytes).map_err(invalid)?;

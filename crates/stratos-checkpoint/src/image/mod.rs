@@ -43,6 +43,16 @@ pub struct Checkpoint {
     pub reseed: Option<u64>,
 }
 
+impl Checkpoint {
+    /// Reads metadata. What they say is to be checked before it is believed: [`Checkpoint::check`].
+    ///
+    /// # Errors
+    /// When they are no JSON of this form.
+    pub fn parse(metadata: &[u8]) -> serde_json::Result<Self> {
+        serde_json::from_slice(metadata)
+    }
+}
+
 /// What the threads share.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
