@@ -238,8 +238,9 @@ async fn a_checkpoint_is_found_again_or_made_again() {
 
     let image = node.dir().join("state/checkpoints/default.kept.1");
     let mut last = first;
-    let changes: [(&str, fn(&mut Vec<u8>)); 3] = [
-        ("damaged", flip_a_page),
+    type Change = fn(&mut Vec<u8>);
+    let changes: [(&str, Change); 3] = [
+        ("damaged", |bytes| flip_a_page(bytes)),
         ("cut off", |bytes| bytes.truncate(bytes.len() / 2)),
         ("of another kernel", change_kernel),
     ];
@@ -260,7 +261,7 @@ async fn a_checkpoint_is_found_again_or_made_again() {
     }
 }
 
-fn flip_a_page(bytes: &mut Vec<u8>) {
+fn flip_a_page(bytes: &mut [u8]) {
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
 }

@@ -52,6 +52,7 @@ async fn every_result_is_also_a_json_document() {
     assert_eq!(
         keys(&detail),
         [
+            "checkpoint",
             "cold_starts",
             "current",
             "errors",

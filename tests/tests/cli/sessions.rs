@@ -45,6 +45,7 @@ image  [digest] ([n] KiB)
 layer  python3.13 [digest]
 url  curl --unix-socket [node]/api.sock http://stratos/f/hello/
 invocations  1 (0 errors, 1 cold starts), 0 waiting
+checkpoint  none: this node makes none (--checkpoints off)
 
 SPECIFICATION
   concurrency = 1
