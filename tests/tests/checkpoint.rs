@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use http::Method;
 use serde_json::Value;
 use stratos_api::client::Call;
-use stratos_api::{CheckpointInfo, FunctionDetail};
+use stratos_api::{CheckpointInfo, ErrorCode, FunctionDetail};
 use stratos_tests::{Node, Package, need_root};
 
 /// Longest wait for a checkpoint.
@@ -214,6 +214,37 @@ async fn functions_that_cannot_be_checkpointed_start_afresh_and_say_why() {
     );
 }
 
+/// A checkpoint whose instances do not come back, or all crash at once, is given up: the function answers without.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkpoint_that_does_not_work_is_given_up() {
+    if !need_root("a_checkpoint_that_does_not_work_is_given_up") {
+        return;
+    }
+    let node = node().await;
+    // Only a start that is checkpointed does not know its log stream yet.
+    let head = "const isCopy = process.env.AWS_LAMBDA_LOG_STREAM_NAME === undefined;\n";
+    let hook = format!(
+        "{head}stratos.onRestore(() => {{ if (isCopy) process.exit(3); }});\nexport const handler = async () => 1;"
+    );
+    node.deploy(&Package::node("hook", &hook)).await;
+    ready(&node, "hook").await;
+    let answer = node.invoke("hook", "{}").await;
+    assert_eq!((answer.text().as_str(), answer.header("stratos-start")), ("1", "fresh"), "{}", node.log());
+    assert_eq!(settled(&node, "hook").await.state, "none");
+
+    let crash =
+        format!("{head}export const handler = async () => {{ if (isCopy) process.abort(); return 1; }};");
+    node.deploy(&Package::node("crash", &crash)).await;
+    ready(&node, "crash").await;
+    for _ in 0..3 {
+        assert_eq!(node.invoke("crash", "{}").await.error().code, ErrorCode::FunctionCrashed);
+    }
+    let answer = node.invoke("crash", "{}").await;
+    assert_eq!((answer.text().as_str(), answer.header("stratos-start")), ("1", "fresh"));
+    let reason = settled(&node, "crash").await.reason.unwrap_or_default();
+    assert!(reason.contains("3 restored instances in a row crashed"), "{reason}");
+}
+
 /// A checkpoint outlives the agent, and one that was damaged meanwhile is made again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_checkpoint_is_found_again_or_made_again() {
@@ -229,7 +260,12 @@ async fn a_checkpoint_is_found_again_or_made_again() {
     assert_eq!(node.invoke("kept", "{}").await.text(), first, "both went on from one initialisation");
 
     node.kill_9();
+    let folder = node.dir().join("state/checkpoints");
+    let leftovers =
+        ["default.gone.1", "default.kept.7", "default.kept.1.new", "nonsense"].map(|name| folder.join(name));
+    leftovers.iter().for_each(|path| std::fs::write(path, "x").expect("a file"));
     node.restart().await;
+    assert!(!leftovers.iter().any(|path| path.exists()), "what nobody will use is removed");
     // The first request after a start does not wait for it.
     node.invoke("kept", "{}").await;
     ready(&node, "kept").await;

@@ -12,6 +12,7 @@ use stratos_checkpoint::template::{Template, TemplateError};
 
 use crate::image::Image;
 use crate::instance::Instance;
+use crate::launch::OOM_SCORE;
 use crate::plan::InstancePlan;
 
 /// The null device, stdout, stderr, park and status pipe: see [`Instance`].
@@ -49,13 +50,18 @@ pub fn template(image: &Checkpoint, plan: &InstancePlan) -> Result<Template, Tem
     };
     let layer = Tree::of(&plan.layer).map_err(failed(&plan.layer))?;
     let function = Tree::of(&plan.function).map_err(failed(&plan.function))?;
-    Template::build(image, INHERITED, |path| {
+    let template = Template::build(image, INHERITED, |path| {
         let path = path.strip_prefix("/").unwrap_or(path);
         match path.strip_prefix(TASK) {
             Ok(path) => function.open(path),
             Err(_) => layer.open(path),
         }
-    })
+    })?;
+    // It can be built again; the agent, whose score it has, must not be killed in its place.
+    if let Err(error) = std::fs::write(format!("/proc/{}/oom_score_adj", template.pid()), OOM_SCORE) {
+        tracing::debug!(pid = template.pid(), %error, "cannot make a template one of the first to be killed");
+    }
+    Ok(template)
 }
 
 /// The files of an image, in a mount that is nowhere: what an instance sees in /proc/self/maps are their paths in the

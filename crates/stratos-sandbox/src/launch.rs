@@ -37,7 +37,7 @@ const BYTES_PER_INODE: u64 = 4096;
 /// Fewest files in a /tmp.
 const MIN_INODES: u64 = 1024;
 /// How ready functions are to be killed when the host runs out of memory; the agent is at 0.
-const OOM_SCORE: &str = "500";
+pub(crate) const OOM_SCORE: &str = "500";
 
 /// What to launch.
 pub(crate) struct Launch<'a> {

@@ -8,7 +8,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -18,6 +18,7 @@ use stratos_checkpoint::image::Image;
 use stratos_checkpoint::machine::Machine;
 use stratos_checkpoint::template::Template;
 use stratos_checkpoint::working_set::WorkingSet;
+use stratos_store::Store;
 use stratos_types::{CheckpointMode, Entry, FunctionKey, InstanceId, Runtime, Version};
 use tokio::sync::watch;
 
@@ -31,6 +32,10 @@ use super::{Engine, lock};
 const MEMORY_WAIT: (Duration, Duration) = (Duration::from_secs(60), Duration::from_millis(500));
 /// How long after a start others are restored ahead.
 const REFILL_AFTER: Duration = Duration::from_millis(20);
+/// Why none was made where that may be different the next time.
+const NO_MEMORY: &str = "the node had no memory left to make one";
+/// Restored instances that may crash at their first request, one after the other, before the checkpoint is given up.
+const MOST_CRASHES: u32 = 3;
 /// How long a process may take from saying that it parks to parking.
 const PARK_WAIT: Duration = Duration::from_secs(2);
 
@@ -50,11 +55,51 @@ pub(super) struct Checkpoints {
 pub(super) struct OfVersion {
     version: Version,
     state: watch::Sender<State>,
-    /// The template, and when it was last cloned.
-    template: Mutex<Option<(Arc<Template>, Instant)>>,
+    template: Mutex<Option<Kept>>,
     held: Mutex<held::Store>,
     /// Held ones are being made.
     refilling: AtomicBool,
+    /// Restored instances that crashed at their first request, since one did not.
+    crashes: AtomicU32,
+}
+
+/// A template that is kept in memory.
+struct Kept {
+    template: Ended,
+    used: Instant,
+    _memory: Reserved,
+}
+
+/// Ends its template on a thread that may wait for that, once nobody clones it any more.
+#[derive(Clone)]
+struct Ended(Option<Arc<Template>>);
+
+impl Ended {
+    fn get(&self) -> &Arc<Template> {
+        self.0.as_ref().expect("taken only by drop")
+    }
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let template = self.0.take();
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(move || drop(template))),
+            Err(_) => drop(template),
+        }
+    }
+}
+
+/// Memory that was set aside; given back when dropped.
+struct Reserved {
+    committed: Arc<AtomicU64>,
+    bytes: u64,
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        self.committed.fetch_sub(self.bytes, Ordering::AcqRel);
+    }
 }
 
 #[derive(Clone)]
@@ -68,18 +113,39 @@ enum State {
 }
 
 impl Checkpoints {
-    /// Opens the folder of checkpoints.
-    pub(super) fn open(folder: &Path, on: bool, budget: u64) -> io::Result<Self> {
+    /// Opens the folder of checkpoints, and removes those that nobody will use.
+    pub(super) fn open(folder: &Path, on: bool, budget: u64, store: &Store) -> io::Result<Self> {
         // What is in it was in processes' memory: it is for root alone.
         fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-        Ok(Self {
+        let checkpoints = Self {
             folder: folder.to_owned(),
             machine: Machine::current()?,
             on,
             budget,
             versions: Mutex::default(),
             making: tokio::sync::Semaphore::new(1),
-        })
+        };
+        checkpoints.sweep(store)?;
+        Ok(checkpoints)
+    }
+
+    /// Removes what is left of functions and versions that are not current any more, and of checkpoints that were being
+    /// made when the agent ended.
+    fn sweep(&self, store: &Store) -> io::Result<()> {
+        for entry in fs::read_dir(&self.folder)? {
+            let path = entry?.path();
+            let current = path.file_name().and_then(|name| name.to_str()).and_then(parse_name).is_some_and(
+                |(key, version)| match store.function(&key) {
+                    Ok(record) => record.is_some_and(|record| record.current == version),
+                    // Nothing is known; a checkpoint is only used after it was compared.
+                    Err(_) => true,
+                },
+            );
+            if !current {
+                remove(&path);
+            }
+        }
+        Ok(())
     }
 
     fn path(&self, key: &FunctionKey, version: Version) -> PathBuf {
@@ -129,7 +195,7 @@ impl Checkpoints {
         let mut held: Vec<_> = lock(&self.versions)
             .values()
             .filter_map(|of| {
-                let used = lock(&of.template).as_ref().map(|(_, used)| *used)?;
+                let used = lock(&of.template).as_ref().map(|kept| kept.used)?;
                 match &*of.state.borrow() {
                     State::Ready(image) => Some((used, image.pages_bytes(), Arc::clone(of))),
                     State::Making | State::None(_) => None,
@@ -147,6 +213,14 @@ impl Checkpoints {
             drop(lock(&of.template).take());
         }
     }
+}
+
+/// `TENANT.NAME.VERSION`.
+fn parse_name(name: &str) -> Option<(FunctionKey, Version)> {
+    let mut parts = name.split('.');
+    let (tenant, function, version) = (parts.next()?, parts.next()?, parts.next()?);
+    let key = FunctionKey { tenant: tenant.parse().ok()?, name: function.parse().ok()? };
+    parts.next().is_none().then_some((key, version.parse().ok()?))
 }
 
 fn remove(path: &Path) {
@@ -252,9 +326,9 @@ impl Engine {
         of: &Arc<OfVersion>,
         image: Arc<Image>,
     ) -> Result<Arc<Template>, Arc<str>> {
-        if let Some((template, used)) = lock(&of.template).as_mut() {
-            *used = Instant::now();
-            return Ok(Arc::clone(template));
+        if let Some(kept) = lock(&of.template).as_mut() {
+            kept.used = Instant::now();
+            return Ok(Arc::clone(kept.template.get()));
         }
         let (engine, deployed, of) = (self.clone(), Arc::clone(deployed), Arc::clone(of));
         let build = move || {
@@ -263,10 +337,14 @@ impl Engine {
             match built {
                 Ok(template) => {
                     let template = Arc::new(template);
-                    // One that is too large to be kept is made again for each start.
-                    if image.pages_bytes() <= engine.0.checkpoints.budget {
-                        *lock(&of.template) = Some((Arc::clone(&template), Instant::now()));
-                    }
+                    // One that there is no room for is made again for each start.
+                    let fits = image.pages_bytes() <= engine.0.checkpoints.budget;
+                    let memory = fits.then(|| engine.set_aside(image.pages_bytes())).flatten();
+                    *lock(&of.template) = memory.map(|memory| Kept {
+                        template: Ended(Some(Arc::clone(&template))),
+                        used: Instant::now(),
+                        _memory: memory,
+                    });
                     Ok(template)
                 }
                 Err(error) => Err(engine.give_up(&deployed, &of, &chain(&error))),
@@ -279,7 +357,8 @@ impl Engine {
     /// A restored instance has answered its first request: what it touched, later ones get ahead.
     pub(super) fn learn(&self, deployed: &Deployed, pid: u32) {
         let Some(of) = self.0.checkpoints.of(deployed) else { return };
-        let template = lock(&of.template).as_ref().map(|(template, _)| Arc::clone(template));
+        let template = lock(&of.template).as_ref().map(|kept| Arc::clone(kept.template.get()));
+        of.crashes.store(0, Ordering::Release);
         let (Some(template), State::Ready(image)) = (template, of.state.borrow().clone()) else { return };
         if template.has_learned() {
             return;
@@ -293,6 +372,16 @@ impl Engine {
                 tracing::debug!(%function, %error, "what an instance touches could not be learned");
             }
         });
+    }
+
+    /// A restored instance crashed at its first request. When each does, it may be the checkpoint's fault and not the
+    /// function's.
+    pub(super) fn restored_crashed(&self, deployed: &Deployed) {
+        let Some(of) = self.0.checkpoints.of(deployed) else { return };
+        if of.crashes.fetch_add(1, Ordering::AcqRel) + 1 == MOST_CRASHES {
+            let reason = format!("{MOST_CRASHES} restored instances in a row crashed at their first request");
+            self.give_up(deployed, &of, &reason);
+        }
     }
 
     /// A checkpoint turned out not to be usable: starts are fresh from now on.
@@ -329,6 +418,7 @@ impl Engine {
             template: Mutex::default(),
             held: Mutex::default(),
             refilling: AtomicBool::new(false),
+            crashes: AtomicU32::new(0),
         });
         if !current {
             return of;
@@ -353,6 +443,12 @@ impl Engine {
             Some(image) => Ok(image),
             None => self.make(&deployed, &path).await,
         };
+        if !self.0.checkpoints.of(&deployed).is_some_and(|now| Arc::ptr_eq(&now, &of)) {
+            // Another version is current by now.
+            remove(&path);
+            of.state.send_replace(State::None("only the current version has a checkpoint".into()));
+            return;
+        }
         match image {
             Ok(image) => {
                 let image = Arc::new(image);
@@ -363,6 +459,10 @@ impl Engine {
             }
             Err(reason) => {
                 self.give_up(&deployed, &of, &reason);
+                if reason == NO_MEMORY {
+                    // The next cold start tries again.
+                    lock(&self.0.checkpoints.versions).remove(&deployed.key);
+                }
             }
         }
     }
@@ -399,28 +499,30 @@ impl Engine {
         let Ok(_turn) = self.0.checkpoints.making.acquire().await else {
             return Err("the node is stopping".to_owned());
         };
-        let memory = deployed.spec.memory.bytes();
-        let reserved = self.wait_for_memory(memory).await;
-        if !reserved {
-            return Err("the node had no memory left to make one".to_owned());
-        }
+        let memory = self.wait_for_memory(deployed.spec.memory.bytes()).await;
+        let Some(memory) = memory else { return Err(NO_MEMORY.to_owned()) };
         let made = self.make_with_memory(deployed, path).await;
-        self.0.committed_bytes.fetch_sub(memory, Ordering::AcqRel);
+        drop(memory);
         self.0.memory_freed.notify_waiters();
         made
     }
 
-    /// Sets memory aside without ending anybody for it.
-    async fn wait_for_memory(&self, bytes: u64) -> bool {
+    /// Sets memory aside, if there is some that nobody was promised.
+    fn set_aside(&self, bytes: u64) -> Option<Reserved> {
         let budget = self.0.config.memory_budget;
+        let reserve = |used: u64| (used + bytes <= budget).then_some(used + bytes);
+        let committed = &self.0.committed_bytes;
+        committed.fetch_update(Ordering::AcqRel, Ordering::Acquire, reserve).ok()?;
+        Some(Reserved { committed: Arc::clone(committed), bytes })
+    }
+
+    /// Sets memory aside without ending anybody for it.
+    async fn wait_for_memory(&self, bytes: u64) -> Option<Reserved> {
         let deadline = Instant::now() + MEMORY_WAIT.0;
         loop {
-            let reserve = |used: u64| (used + bytes <= budget).then_some(used + bytes);
-            if self.0.committed_bytes.fetch_update(Ordering::AcqRel, Ordering::Acquire, reserve).is_ok() {
-                return true;
-            }
-            if Instant::now() >= deadline {
-                return false;
+            let reserved = self.set_aside(bytes);
+            if reserved.is_some() || Instant::now() >= deadline {
+                return reserved;
             }
             tokio::time::sleep(MEMORY_WAIT.1).await;
         }

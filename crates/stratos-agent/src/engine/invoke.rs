@@ -102,8 +102,12 @@ impl Engine {
             }
             WayIn::Http(port) => run.ask_port(&deployed, lease, port, request.payload, deadline).await,
         };
-        if outcome.meta.restored && outcome.result.is_ok() {
-            self.learn(&deployed, instance.pid());
+        match &outcome.result {
+            Ok(_) if outcome.meta.restored => self.learn(&deployed, instance.pid()),
+            Err(error) if outcome.meta.restored && error.code == ErrorCode::FunctionCrashed => {
+                self.restored_crashed(&deployed);
+            }
+            _ => {}
         }
         outcome
     }

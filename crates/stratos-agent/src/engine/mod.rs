@@ -176,7 +176,7 @@ struct Inner {
     pools: Mutex<HashMap<(FunctionKey, Version), Arc<Pool>>>,
     functions: Mutex<HashMap<FunctionKey, Arc<FunctionState>>>,
     starters: tokio::sync::Semaphore,
-    committed_bytes: AtomicU64,
+    committed_bytes: Arc<AtomicU64>,
     memory_freed: tokio::sync::Notify,
     /// Counts changes of what names mean, so that what was loaded meanwhile is not taken for current.
     changes: AtomicU64,
@@ -236,12 +236,10 @@ impl Engine {
     ) -> Result<Self, EngineError> {
         std::fs::create_dir_all(&config.log_dir)
             .map_err(|source| EngineError::LogDir { path: config.log_dir.clone(), source })?;
+        let folder = config.checkpoint_dir.clone();
         let checkpoints =
-            checkpoint::Checkpoints::open(&config.checkpoint_dir, config.checkpoints, config.template_budget)
-                .map_err(|source| EngineError::CheckpointDir {
-                    path: config.checkpoint_dir.clone(),
-                    source,
-                })?;
+            checkpoint::Checkpoints::open(&folder, config.checkpoints, config.template_budget, &store)
+                .map_err(|source| EngineError::CheckpointDir { path: folder, source })?;
         let inner = Inner {
             starters: tokio::sync::Semaphore::new(config.parallel_starts),
             profiles: deployed::Profiles::load()?,
@@ -253,7 +251,7 @@ impl Engine {
             current: RwLock::default(),
             pools: Mutex::default(),
             functions: Mutex::default(),
-            committed_bytes: AtomicU64::new(0),
+            committed_bytes: Arc::default(),
             memory_freed: tokio::sync::Notify::new(),
             changes: AtomicU64::new(0),
             stopping: AtomicBool::new(false),

@@ -9,6 +9,7 @@ use stratos_sandbox::StartError;
 
 use super::deployed::Deployed;
 use super::failure::EndReason;
+use super::held::Origin;
 use super::instance::{Instance, StartTimes};
 use super::invoke::platform_line;
 use super::pool::Pool;
@@ -100,9 +101,21 @@ impl Engine {
         log: &Arc<FunctionLog>,
     ) -> Result<(Arc<Instance>, StartTimes), ApiError> {
         let origin = self.origin(deployed).await?;
-        let (sandbox, of, log) = (Arc::clone(&self.0.sandbox), Arc::clone(deployed), Arc::clone(log));
-        let unusable = |error: &StartError| self.checkpoint_failed(deployed, error);
-        Instance::start(sandbox, of, log, origin, unusable).await
+        let start = |origin: Option<Origin>| {
+            let (sandbox, of, log) = (Arc::clone(&self.0.sandbox), Arc::clone(deployed), Arc::clone(log));
+            Instance::start(sandbox, of, log, origin, |error: &StartError| {
+                self.checkpoint_failed(deployed, error);
+            })
+        };
+        let is_restored = origin.is_some();
+        match start(origin).await {
+            // What was initialised once, and does not come back now, cannot be the function's fault.
+            Err(error) if is_restored && error.code == ErrorCode::FunctionInitFailed => {
+                self.checkpoint_failed(deployed, &error);
+                start(None).await
+            }
+            started => started,
+        }
     }
 
     /// Sets memory aside for an instance; makes room by ending the instance that has been idle longest.
