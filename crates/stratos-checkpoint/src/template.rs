@@ -158,8 +158,33 @@ impl Template {
         }
         let calls = set.calls_of_template(checkpoint);
         let control = self.control.lock().unwrap_or_else(PoisonError::into_inner);
-        send(&control, &plan::run(&calls, 0), &[])?;
-        receive(&control, BUILD).map(drop)
+        let learned = self.ask(&control, &plan::run(&calls, 0), &[], BUILD);
+        if learned.is_err() {
+            // A mapping may be writable that should not be.
+            self.kill();
+        }
+        learned.map(drop)
+    }
+
+    /// Sends a message and waits for its answer. A template that does not answer in time is ended: the answer that comes
+    /// later would be taken for that to the next message.
+    fn ask(
+        &self,
+        control: &OwnedFd,
+        message: &[u8],
+        descriptors: &[BorrowedFd<'_>],
+        patience: Duration,
+    ) -> Result<abi::Reply, TemplateError> {
+        send(control, message, descriptors)?;
+        let reply = receive(control, patience);
+        if !matches!(reply, Ok(_) | Err(TemplateError::Call { .. })) {
+            self.kill();
+        }
+        reply
+    }
+
+    fn kill(&self) {
+        kill(&self.child);
     }
 
     /// The working directory of its instances.
@@ -190,8 +215,7 @@ impl Template {
         let message = plan::instance(&self.fixed, plan, ahead, all.len() as u32);
         let reply = {
             let control = self.control.lock().unwrap_or_else(PoisonError::into_inner);
-            send(&control, &message, &all)?;
-            receive(&control, CLONE)?
+            self.ask(&control, &message, &all, CLONE)?
         };
         drop(reporter);
         let pid = i32::try_from(reply.pid).map_err(|_| TemplateError::Ended)?;
@@ -231,13 +255,17 @@ impl Drop for Started {
     }
 }
 
-/// Kills a process and collects it.
-fn end(child: &Child) {
+/// Kills a process, which may have ended by itself.
+fn kill(child: &Child) {
     match pidfd_send_signal(&child.pidfd, Signal::KILL) {
-        // It may have ended by itself.
         Ok(()) | Err(rustix::io::Errno::SRCH) => {}
         Err(error) => tracing::error!(pid = child.pid, %error, "cannot kill a template"),
     }
+}
+
+/// Kills a process and collects it.
+fn end(child: &Child) {
+    kill(child);
     if let Err(error) = stratos_sys::process::wait(&child.pidfd) {
         tracing::error!(pid = child.pid, %error, "cannot wait for the end of a template");
     }

@@ -95,7 +95,7 @@ extern "C" fn serve() -> ! {
     // Tells the parent that the program is where it belongs.
     reply(Reply::default());
     loop {
-        let request = receive();
+        let (request, bytes) = receive();
         match request.kind {
             RUN => {
                 // SAFETY: the parent gave this process over to its lists.
@@ -112,7 +112,7 @@ extern "C" fn serve() -> ! {
                     )
                 };
                 if pid == 0 {
-                    become_instance(&request);
+                    become_instance(&request, bytes);
                 }
                 close_received();
                 let errno = if pid < 0 { -pid as i32 } else { 0 };
@@ -124,7 +124,7 @@ extern "C" fn serve() -> ! {
 }
 
 /// In the clone: makes the calls, then goes on as the process that was checkpointed.
-fn become_instance(request: &Request) -> ! {
+fn become_instance(request: &Request, bytes: usize) -> ! {
     // The clone must not listen to what is meant for the template, nor keep its socket open.
     for index in 0..request.fds as usize {
         // SAFETY: takes no pointers; moves a descriptor that came with the message.
@@ -142,6 +142,9 @@ fn become_instance(request: &Request) -> ! {
     }
     // SAFETY: the parent wrote a `Finish` into the message, at the address it names.
     let finish = unsafe { (request.finish as *const Finish).read() };
+    // The node's own paths are in the message, and the program that goes on is a stranger's.
+    // SAFETY: nothing in the message is used any more; the range is this program's own.
+    unsafe { memory::clear(REQUEST as *mut u8, bytes) };
     interpreter::release_threads();
     if finish.before != 0 {
         // SAFETY: the address of a function without arguments in the restored program, whose threads, descriptors and
@@ -188,8 +191,8 @@ const EINTR: isize = -4;
 /// `MSG_TRUNC | MSG_CTRUNC`: more came than there is room for.
 const TRUNCATED: i32 = 0x20 | 0x8;
 
-/// Waits for a message. Ends the process when the parent is gone.
-fn receive() -> Request {
+/// Waits for a message; gives its head, and its length in bytes. Ends the process when the parent is gone.
+fn receive() -> (Request, usize) {
     // Room for the most descriptors there can be, and the header before them.
     let mut control = [0_u64; 130];
     let mut iov = IoVec { base: REQUEST as usize, bytes: REQUEST_BYTES as usize };
@@ -217,5 +220,6 @@ fn receive() -> Request {
         exit(FAILED);
     }
     // SAFETY: that many bytes were just received there, and the address is aligned.
-    unsafe { (REQUEST as *const Request).read() }
+    let request = unsafe { (REQUEST as *const Request).read() };
+    (request, received as usize)
 }

@@ -16,8 +16,9 @@ use stratos_api::{ApiError, CheckpointInfo, ErrorCode};
 use stratos_checkpoint::dump::DumpError;
 use stratos_checkpoint::image::Image;
 use stratos_checkpoint::machine::Machine;
-use stratos_checkpoint::template::Template;
+use stratos_checkpoint::template::{Template, TemplateError};
 use stratos_checkpoint::working_set::WorkingSet;
+use stratos_sandbox::StartError;
 use stratos_store::Store;
 use stratos_types::{CheckpointMode, Entry, FunctionKey, InstanceId, Runtime, Version};
 use tokio::sync::watch;
@@ -32,9 +33,9 @@ use super::{Engine, lock};
 const MEMORY_WAIT: (Duration, Duration) = (Duration::from_secs(60), Duration::from_millis(500));
 /// How long after a start others are restored ahead.
 const REFILL_AFTER: Duration = Duration::from_millis(20);
-/// Why none was made where that may be different the next time.
-const NO_MEMORY: &str = "the node had no memory left to make one";
-/// Restored instances that may crash at their first request, one after the other, before the checkpoint is given up.
+/// How long starts are fresh after a checkpoint did not work, or could not be made for a reason that may pass.
+const RETRY: Duration = Duration::from_secs(300);
+/// Restored instances that may fail at their first request, one after the other, before the checkpoint is given up.
 const MOST_CRASHES: u32 = 3;
 /// How long a process may take from saying that it parks to parking.
 const PARK_WAIT: Duration = Duration::from_secs(2);
@@ -56,7 +57,11 @@ pub(super) struct OfVersion {
     version: Version,
     state: watch::Sender<State>,
     template: Mutex<Option<Kept>>,
+    /// Held by who builds a template, so that one is built at a time.
+    building: tokio::sync::Mutex<()>,
     held: Mutex<held::Store>,
+    /// When something else may be tried in place of having none.
+    retry_at: Mutex<Option<Instant>>,
     /// Held ones are being made.
     refilling: AtomicBool,
     /// Restored instances that crashed at their first request, since one did not.
@@ -67,7 +72,7 @@ pub(super) struct OfVersion {
 struct Kept {
     template: Ended,
     used: Instant,
-    _memory: Reserved,
+    memory: Reserved,
 }
 
 /// Ends its template on a thread that may wait for that, once nobody clones it any more.
@@ -112,6 +117,14 @@ enum State {
     Ready(Arc<Image>),
 }
 
+impl OfVersion {
+    /// Whether it is what this version has, or was, and something else is to be tried by now.
+    fn is_for(&self, version: Version) -> bool {
+        let expired = lock(&self.retry_at).is_some_and(|at| at <= Instant::now());
+        self.version == version && !expired
+    }
+}
+
 impl Checkpoints {
     /// Opens the folder of checkpoints, and removes those that nobody will use.
     pub(super) fn open(folder: &Path, on: bool, budget: u64, store: &Store) -> io::Result<Self> {
@@ -153,7 +166,11 @@ impl Checkpoints {
     }
 
     fn of(&self, deployed: &Deployed) -> Option<Arc<OfVersion>> {
-        lock(&self.versions).get(&deployed.key).filter(|of| of.version == deployed.version).cloned()
+        lock(&self.versions).get(&deployed.key).filter(|of| of.is_for(deployed.version)).cloned()
+    }
+
+    fn is_current(&self, deployed: &Deployed, of: &Arc<OfVersion>) -> bool {
+        self.of(deployed).is_some_and(|now| Arc::ptr_eq(&now, of))
     }
 
     /// What is shown of a function's checkpoint.
@@ -184,34 +201,42 @@ impl Checkpoints {
 
     /// Forgets a function's checkpoint: nothing of it is left in memory or on disk.
     pub(super) fn forget(&self, key: &FunctionKey) {
-        let forgotten = lock(&self.versions).remove(key);
-        if let Some(of) = forgotten {
-            remove(&self.path(key, of.version));
+        drop(lock(&self.versions).remove(key));
+        self.remove_others(key, None);
+    }
+
+    /// Removes the images of a function but that of one version.
+    fn remove_others(&self, key: &FunctionKey, keep: Option<Version>) {
+        let entries = match fs::read_dir(&self.folder) {
+            Ok(entries) => entries,
+            Err(error) => {
+                tracing::warn!(path = %self.folder.display(), %error, "cannot list the checkpoints");
+                return;
+            }
+        };
+        for path in entries.flatten().map(|entry| entry.path()) {
+            let name = path.file_name().and_then(|name| name.to_str()).and_then(parse_name);
+            if name.is_some_and(|(of, version)| of == *key && Some(version) != keep) {
+                remove(&path);
+            }
         }
+    }
+
+    /// Takes the template out of memory that was not used for longest. False when there is none.
+    pub(super) fn evict_one(&self) -> bool {
+        let versions = lock(&self.versions);
+        let used = |of: &&Arc<OfVersion>| lock(&of.template).as_ref().map(|kept| kept.used);
+        let oldest = versions.values().filter(|of| used(of).is_some()).min_by_key(used);
+        oldest.is_some_and(|of| lock(&of.template).take().is_some())
     }
 
     /// Takes templates out of memory, those not used for longest first, until `more` bytes have room.
     fn make_room(&self, more: u64) {
-        let mut held: Vec<_> = lock(&self.versions)
-            .values()
-            .filter_map(|of| {
-                let used = lock(&of.template).as_ref().map(|kept| kept.used)?;
-                match &*of.state.borrow() {
-                    State::Ready(image) => Some((used, image.pages_bytes(), Arc::clone(of))),
-                    State::Making | State::None(_) => None,
-                }
-            })
-            .collect();
-        held.sort_by_key(|(used, ..)| *used);
-        let mut total: u64 = held.iter().map(|(_, bytes, _)| bytes).sum();
-        for (_, bytes, of) in held {
-            if total + more <= self.budget {
-                return;
-            }
-            total -= bytes;
-            // Ends its process, unless a start has it just now.
-            drop(lock(&of.template).take());
-        }
+        let total = || -> u64 {
+            let kept = |of: &Arc<OfVersion>| lock(&of.template).as_ref().map_or(0, |kept| kept.memory.bytes);
+            lock(&self.versions).values().map(kept).sum()
+        };
+        while total() + more > self.budget && self.evict_one() {}
     }
 }
 
@@ -252,17 +277,13 @@ impl Engine {
     /// # Errors
     /// When the function requires a checkpoint and there is none.
     pub(super) async fn origin(&self, deployed: &Arc<Deployed>) -> Result<Option<Origin>, ApiError> {
-        let required = deployed.spec.checkpoint == CheckpointMode::Required;
-        let of = match self.0.checkpoints.of(deployed) {
-            Some(of) => of,
-            None => self.prepare(deployed).await,
-        };
-        let mut watched = of.state.subscribe();
-        if required {
-            // The sender lives as long as `of`.
-            drop(watched.wait_for(|state| !matches!(state, State::Making)).await);
+        // An older version has none, also when it would require one: it is asked for by name, or just being replaced.
+        if !self.is_current(deployed) {
+            return Ok(None);
         }
-        let state = watched.borrow().clone();
+        let required = deployed.spec.checkpoint == CheckpointMode::Required;
+        let of = self.prepare(deployed);
+        let state = of.state.borrow().clone();
         let reason = match state {
             State::Ready(image) => {
                 let held = lock(&of.held).take();
@@ -281,6 +302,7 @@ impl Engine {
                     Err(reason) => reason,
                 }
             }
+            State::Making if required => Arc::from("it is being made"),
             State::Making => return Ok(None),
             State::None(reason) => reason,
         };
@@ -292,6 +314,21 @@ impl Engine {
             .hint("change what stands in the way, or write checkpoint = \"auto\" in stratos.toml"))
     }
 
+    fn is_current(&self, deployed: &Deployed) -> bool {
+        super::read(&self.0.current).get(&deployed.key).is_some_and(|now| now.version == deployed.version)
+    }
+
+    /// Waits for the checkpoint of a function that requires one. To be called before memory is set aside for an instance:
+    /// making the checkpoint takes as much.
+    pub(super) async fn await_required(&self, deployed: &Arc<Deployed>) {
+        if deployed.spec.checkpoint != CheckpointMode::Required || !self.is_current(deployed) {
+            return;
+        }
+        let of = self.prepare(deployed);
+        // The sender lives as long as `of`.
+        drop(of.state.subscribe().wait_for(|state| !matches!(state, State::Making)).await);
+    }
+
     /// Restores as many instances ahead as the function wants to be held.
     async fn refill(self, deployed: Arc<Deployed>, of: Arc<OfVersion>, image: Arc<Image>) {
         if of.refilling.swap(true, Ordering::AcqRel) {
@@ -299,8 +336,11 @@ impl Engine {
         }
         // What wants one now comes first: it has the processor to itself.
         tokio::time::sleep(REFILL_AFTER).await;
-        let is_current = || self.0.checkpoints.of(&deployed).is_some_and(|now| Arc::ptr_eq(&now, &of));
-        while lock(&of.held).len() < deployed.spec.held as usize && is_current() {
+        let wanted = || {
+            let stopping = self.0.stopping.load(Ordering::Acquire);
+            !stopping && self.0.checkpoints.is_current(&deployed, &of)
+        };
+        while lock(&of.held).len() < deployed.spec.held as usize && wanted() {
             let Ok(template) = self.template_of(&deployed, &of, Arc::clone(&image)).await else { break };
             let id = InstanceId::random();
             let (sandbox, plan) = (Arc::clone(&self.0.sandbox), deployed.plan(id));
@@ -326,32 +366,41 @@ impl Engine {
         of: &Arc<OfVersion>,
         image: Arc<Image>,
     ) -> Result<Arc<Template>, Arc<str>> {
-        if let Some(kept) = lock(&of.template).as_mut() {
-            kept.used = Instant::now();
-            return Ok(Arc::clone(kept.template.get()));
-        }
-        let (engine, deployed, of) = (self.clone(), Arc::clone(deployed), Arc::clone(of));
-        let build = move || {
-            engine.0.checkpoints.make_room(image.pages_bytes());
-            let built = stratos_sandbox::template(&image, &deployed.plan(InstanceId::random()));
-            match built {
-                Ok(template) => {
-                    let template = Arc::new(template);
-                    // One that there is no room for is made again for each start.
-                    let fits = image.pages_bytes() <= engine.0.checkpoints.budget;
-                    let memory = fits.then(|| engine.set_aside(image.pages_bytes())).flatten();
-                    *lock(&of.template) = memory.map(|memory| Kept {
-                        template: Ended(Some(Arc::clone(&template))),
-                        used: Instant::now(),
-                        _memory: memory,
-                    });
-                    Ok(template)
-                }
-                Err(error) => Err(engine.give_up(&deployed, &of, &chain(&error))),
-            }
+        let kept = |of: &OfVersion| {
+            lock(&of.template).as_mut().map(|kept| {
+                kept.used = Instant::now();
+                Arc::clone(kept.template.get())
+            })
         };
-        let built = tokio::task::spawn_blocking(build).await;
-        built.unwrap_or_else(|error| Err(error.to_string().into()))
+        if let Some(template) = kept(of) {
+            return Ok(template);
+        }
+        let _alone = of.building.lock().await;
+        // Somebody else may have built it meanwhile.
+        if let Some(template) = kept(of) {
+            return Ok(template);
+        }
+        let fits = image.pages_bytes() <= self.0.checkpoints.budget;
+        if fits {
+            self.0.checkpoints.make_room(image.pages_bytes());
+        }
+        let plan = deployed.plan(InstanceId::random());
+        let pages = image.pages_bytes();
+        let built = tokio::task::spawn_blocking(move || stratos_sandbox::template(&image, &plan)).await;
+        let template = match built.map_err(|error| error.to_string()) {
+            Ok(Ok(template)) => Arc::new(template),
+            Ok(Err(error)) => return Err(self.template_failed(deployed, of, &error)),
+            Err(error) => return Err(error.into()),
+        };
+        // One that there is no room for is made again for each start.
+        if fits && self.0.checkpoints.is_current(deployed, of) {
+            *lock(&of.template) = self.set_aside(pages).map(|memory| Kept {
+                template: Ended(Some(Arc::clone(&template))),
+                used: Instant::now(),
+                memory,
+            });
+        }
+        Ok(template)
     }
 
     /// A restored instance has answered its first request: what it touched, later ones get ahead.
@@ -374,27 +423,70 @@ impl Engine {
         });
     }
 
-    /// A restored instance crashed at its first request. When each does, it may be the checkpoint's fault and not the
-    /// function's.
+    /// A restored instance gave no answer to its first request. When each does, it may be the checkpoint's fault and not
+    /// the function's: starts are fresh for a while then.
     pub(super) fn restored_crashed(&self, deployed: &Deployed) {
         let Some(of) = self.0.checkpoints.of(deployed) else { return };
-        if of.crashes.fetch_add(1, Ordering::AcqRel) + 1 == MOST_CRASHES {
-            let reason = format!("{MOST_CRASHES} restored instances in a row crashed at their first request");
-            self.give_up(deployed, &of, &reason);
+        let required = deployed.spec.checkpoint == CheckpointMode::Required;
+        if of.crashes.fetch_add(1, Ordering::AcqRel) + 1 >= MOST_CRASHES && !required {
+            let reason =
+                format!("{MOST_CRASHES} restored instances in a row gave no answer to their first request");
+            self.give_up(deployed, &of, &reason, Some(RETRY));
         }
     }
 
-    /// A checkpoint turned out not to be usable: starts are fresh from now on.
-    pub(super) fn checkpoint_failed(&self, deployed: &Deployed, error: &(dyn std::error::Error + 'static)) {
+    /// An instance could not be restored, or did not come back.
+    pub(super) fn restore_failed(&self, deployed: &Deployed, error: &StartError) {
+        let Some(of) = self.0.checkpoints.of(deployed) else { return };
+        match error {
+            StartError::Restore { source } => drop(self.template_failed(deployed, &of, source)),
+            // Nothing about the checkpoint: no user id, no cgroup, no descriptor.
+            error => {
+                tracing::warn!(function = %deployed.key, error = %chain(error), "an instance was not restored");
+            }
+        }
+    }
+
+    /// The same of a restored process that ended, or did not become ready.
+    pub(super) fn did_not_come_back(&self, deployed: &Deployed, error: &ApiError) {
         if let Some(of) = self.0.checkpoints.of(deployed) {
-            self.give_up(deployed, &of, &chain(error));
+            self.give_up(deployed, &of, &chain(error), Some(RETRY));
         }
     }
 
-    fn give_up(&self, deployed: &Deployed, of: &OfVersion, reason: &str) -> Arc<str> {
+    /// What fails because a process was killed, or the machine is busy or out of something, passes: only the template goes.
+    fn template_failed(&self, deployed: &Deployed, of: &OfVersion, error: &TemplateError) -> Arc<str> {
+        let reason = chain(error);
+        let passes = match error {
+            TemplateError::Ended
+            | TemplateError::Late { .. }
+            | TemplateError::Spawn(_)
+            | TemplateError::System { .. } => true,
+            TemplateError::Unsupported
+            | TemplateError::Plan(_)
+            | TemplateError::MappedFile { .. }
+            | TemplateError::Call { .. } => false,
+        };
+        if passes {
+            tracing::warn!(function = %deployed.key, %reason, "a template is made again");
+            drop(lock(&of.template).take());
+            return reason.into();
+        }
+        self.give_up(deployed, of, &reason, Some(RETRY))
+    }
+
+    /// There is no checkpoint of a version from now on; after `retry`, a cold start makes another.
+    fn give_up(
+        &self,
+        deployed: &Deployed,
+        of: &OfVersion,
+        reason: &str,
+        retry: Option<Duration>,
+    ) -> Arc<str> {
         let reason: Arc<str> = reason.into();
         tracing::warn!(function = %deployed.key, version = deployed.version, %reason, "a checkpoint is not usable");
         platform_line(&self.log(&deployed.key), "-", None, format!("CHECKPOINT none: {reason}"));
+        *lock(&of.retry_at) = retry.map(|retry| Instant::now() + retry);
         of.state.send_replace(State::None(Arc::clone(&reason)));
         drop(lock(&of.template).take());
         drop(std::mem::take(&mut *lock(&of.held)));
@@ -402,31 +494,32 @@ impl Engine {
         reason
     }
 
-    /// Takes a checkpoint from the disk, or begins to make one. Only the current version has one.
-    pub(super) async fn prepare(&self, deployed: &Arc<Deployed>) -> Arc<OfVersion> {
-        let key = &deployed.key;
-        let current = super::read(&self.0.current).get(key).is_some_and(|d| d.version == deployed.version);
+    /// The checkpoint of the current version: what is known of it, or what is on disk, or one that is made now.
+    pub(super) fn prepare(&self, deployed: &Arc<Deployed>) -> Arc<OfVersion> {
         let state = match never(deployed) {
             _ if !self.0.checkpoints.on => State::None("this node makes none (--checkpoints off)".into()),
             Some(reason) => State::None(reason.into()),
-            None if !current => State::None("only the current version has a checkpoint".into()),
             None => State::Making,
         };
-        let of = Arc::new(OfVersion {
-            version: deployed.version,
-            state: watch::Sender::new(state),
-            template: Mutex::default(),
-            held: Mutex::default(),
-            refilling: AtomicBool::new(false),
-            crashes: AtomicU32::new(0),
-        });
-        if !current {
-            return of;
-        }
-        let before = lock(&self.0.checkpoints.versions).insert(key.clone(), Arc::clone(&of));
-        if let Some(before) = before.filter(|before| before.version != deployed.version) {
-            remove(&self.0.checkpoints.path(key, before.version));
-        }
+        let of = {
+            let mut versions = lock(&self.0.checkpoints.versions);
+            if let Some(of) = versions.get(&deployed.key).filter(|of| of.is_for(deployed.version)) {
+                return Arc::clone(of);
+            }
+            let of = Arc::new(OfVersion {
+                version: deployed.version,
+                state: watch::Sender::new(state),
+                template: Mutex::default(),
+                building: tokio::sync::Mutex::default(),
+                held: Mutex::default(),
+                retry_at: Mutex::default(),
+                refilling: AtomicBool::new(false),
+                crashes: AtomicU32::new(0),
+            });
+            drop(versions.insert(deployed.key.clone(), Arc::clone(&of)));
+            of
+        };
+        self.0.checkpoints.remove_others(&deployed.key, Some(deployed.version));
         if matches!(*of.state.borrow(), State::Making) {
             tokio::spawn(self.clone().find_or_make(Arc::clone(deployed), Arc::clone(&of)));
         }
@@ -443,7 +536,7 @@ impl Engine {
             Some(image) => Ok(image),
             None => self.make(&deployed, &path).await,
         };
-        if !self.0.checkpoints.of(&deployed).is_some_and(|now| Arc::ptr_eq(&now, &of)) {
+        if !self.0.checkpoints.is_current(&deployed, &of) {
             // Another version is current by now.
             remove(&path);
             of.state.send_replace(State::None("only the current version has a checkpoint".into()));
@@ -457,12 +550,8 @@ impl Engine {
                     self.refill(deployed, of, image).await;
                 }
             }
-            Err(reason) => {
-                self.give_up(&deployed, &of, &reason);
-                if reason == NO_MEMORY {
-                    // The next cold start tries again.
-                    lock(&self.0.checkpoints.versions).remove(&deployed.key);
-                }
+            Err(NotMade { reason, retry }) => {
+                self.give_up(&deployed, &of, &reason, retry);
             }
         }
     }
@@ -495,12 +584,15 @@ impl Engine {
     }
 
     /// Starts an instance, lets it initialise, and dumps it.
-    async fn make(&self, deployed: &Arc<Deployed>, path: &Path) -> Result<Image, String> {
-        let Ok(_turn) = self.0.checkpoints.making.acquire().await else {
-            return Err("the node is stopping".to_owned());
-        };
+    async fn make(&self, deployed: &Arc<Deployed>, path: &Path) -> Result<Image, NotMade> {
         let memory = self.wait_for_memory(deployed.spec.memory.bytes()).await;
-        let Some(memory) = memory else { return Err(NO_MEMORY.to_owned()) };
+        let no_memory = || NotMade::for_now("the node had no memory left to make one");
+        let memory = memory.ok_or_else(no_memory)?;
+        let turn = self.0.checkpoints.making.acquire().await;
+        let _turn = turn.map_err(|_| NotMade::for_now("the node is stopping"))?;
+        if self.0.stopping.load(Ordering::Acquire) {
+            return Err(NotMade::for_now("the node is stopping"));
+        }
         let made = self.make_with_memory(deployed, path).await;
         drop(memory);
         self.0.memory_freed.notify_waiters();
@@ -528,28 +620,45 @@ impl Engine {
         }
     }
 
-    async fn make_with_memory(&self, deployed: &Arc<Deployed>, path: &Path) -> Result<Image, String> {
+    async fn make_with_memory(&self, deployed: &Arc<Deployed>, path: &Path) -> Result<Image, NotMade> {
         let began = Instant::now();
         let log = self.log(&deployed.key);
-        let parked = Parked::start(Arc::clone(&self.0.sandbox), deployed, Arc::clone(&log)).await?;
+        let parked = Parked::start(Arc::clone(&self.0.sandbox), deployed, Arc::clone(&log));
+        // An initialisation that fails now may not fail the next time.
+        let parked = parked.await.map_err(NotMade::for_now)?;
         let temporary = path.with_added_extension("new");
         let dump = {
             let (subject, temporary, path) = (deployed.subject(), temporary.clone(), path.to_owned());
-            move || -> Result<Image, String> {
+            move || -> Result<Image, NotMade> {
                 dump_parked(&parked, &subject, &temporary)?;
-                fs::rename(&temporary, &path).map_err(|error| format!("cannot keep it: {error}"))?;
-                Image::open(&path).map_err(|error| chain(&error))
+                let kept = fs::rename(&temporary, &path);
+                kept.map_err(|error| NotMade::for_now(format!("it cannot be kept: {error}")))?;
+                Image::open(&path).map_err(|error| NotMade::for_now(chain(&error)))
             }
         };
-        let image = tokio::task::spawn_blocking(dump).await.map_err(|error| error.to_string())??;
+        let dumped = tokio::task::spawn_blocking(dump).await;
+        let image = dumped.map_err(|error| NotMade::for_now(error.to_string()))??;
         let (mib, took) = (image.pages_bytes() as f64 / f64::from(1 << 20), began.elapsed().as_millis());
         platform_line(&log, "-", None, format!("CHECKPOINT ready: {mib:.1} MiB, made in {took} ms"));
         Ok(image)
     }
 }
 
+/// Why a checkpoint was not made, and when to try again, if ever.
+struct NotMade {
+    reason: String,
+    retry: Option<Duration>,
+}
+
+impl NotMade {
+    /// For something that may be different the next time.
+    fn for_now(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), retry: Some(RETRY) }
+    }
+}
+
 /// Dumps a process that has said that it parks, as soon as it does.
-fn dump_parked(parked: &Parked, subject: &str, path: &Path) -> Result<(), String> {
+fn dump_parked(parked: &Parked, subject: &str, path: &Path) -> Result<(), NotMade> {
     let deadline = Instant::now() + PARK_WAIT;
     loop {
         match stratos_sandbox::checkpoint(parked.instance(), subject, path) {
@@ -560,7 +669,9 @@ fn dump_parked(parked: &Parked, subject: &str, path: &Path) -> Result<(), String
             Err(DumpError::NotParked { .. }) if Instant::now() < deadline => {
                 std::thread::sleep(Duration::from_millis(1));
             }
-            Err(error) => return Err(chain(&error)),
+            // What the program does at each start, it will do again.
+            Err(DumpError::Refused(reason)) => return Err(NotMade { reason, retry: None }),
+            Err(error) => return Err(NotMade::for_now(chain(&error))),
         }
     }
 }

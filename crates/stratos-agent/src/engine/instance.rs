@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use stratos_api::{ApiError, ErrorCode};
 use stratos_sandbox::{InstancePlan, Sandbox, StartError};
-use stratos_types::{Entry, InstanceId, InvocationId};
+use stratos_types::{CheckpointMode, Entry, InstanceId, InvocationId};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use tokio::net::unix::pipe;
@@ -138,8 +138,9 @@ impl Instance {
             Some(Origin::Template(_)) | None => InstanceId::random(),
         };
         let plan = deployed.plan(id);
+        let required = deployed.spec.checkpoint == CheckpointMode::Required;
         let watch_memory = !sandbox.features().memory;
-        let starting = tokio::task::spawn_blocking(move || begin(&sandbox, &plan, origin));
+        let starting = tokio::task::spawn_blocking(move || begin(&sandbox, &plan, origin, required));
         let internal = |error: &(dyn std::error::Error + 'static)| {
             ApiError::new(ErrorCode::Internal, "an instance cannot be started").caused_by(error)
         };
@@ -435,7 +436,12 @@ struct Begun {
 }
 
 /// Restores an instance, or starts it afresh when there is no template or that fails. Blocks.
-fn begin(sandbox: &Sandbox, plan: &InstancePlan, origin: Option<Origin>) -> Result<Begun, StartError> {
+fn begin(
+    sandbox: &Sandbox,
+    plan: &InstancePlan,
+    origin: Option<Origin>,
+    required: bool,
+) -> Result<Begun, StartError> {
     let restored = match origin {
         None => None,
         Some(Origin::Held(held)) => Some(Ok(held.into_instance())),
@@ -446,6 +452,7 @@ fn begin(sandbox: &Sandbox, plan: &InstancePlan, origin: Option<Origin>) -> Resu
         Some(Ok(instance)) => {
             return Ok(Begun { instance, executed: Instant::now(), restored: true, not_restored: None });
         }
+        Some(Err(error)) if required => return Err(error),
         Some(Err(error)) => Some(error),
     };
     let instance = sandbox.start(plan)?;

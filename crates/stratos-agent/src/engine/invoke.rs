@@ -104,7 +104,10 @@ impl Engine {
         };
         match &outcome.result {
             Ok(_) if outcome.meta.restored => self.learn(&deployed, instance.pid()),
-            Err(error) if outcome.meta.restored && error.code == ErrorCode::FunctionCrashed => {
+            Err(error)
+                if outcome.meta.restored
+                    && matches!(error.code, ErrorCode::FunctionCrashed | ErrorCode::FunctionTimeout) =>
+            {
                 self.restored_crashed(&deployed);
             }
             _ => {}

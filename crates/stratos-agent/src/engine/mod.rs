@@ -307,7 +307,7 @@ impl Engine {
     /// A version was deployed or made current: its checkpoint is made before anybody asks for it.
     pub async fn prepare_checkpoint(&self, key: &FunctionKey) {
         match self.resolve(key, None).await {
-            Ok(deployed) => drop(self.prepare(&deployed).await),
+            Ok(deployed) => drop(self.prepare(&deployed)),
             Err(error) => tracing::warn!(function = %key, %error, "no checkpoint is made"),
         }
     }

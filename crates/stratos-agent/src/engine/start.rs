@@ -7,6 +7,8 @@ use std::time::Duration;
 use stratos_api::{ApiError, ErrorCode};
 use stratos_sandbox::StartError;
 
+use stratos_types::CheckpointMode;
+
 use super::deployed::Deployed;
 use super::failure::EndReason;
 use super::held::Origin;
@@ -19,6 +21,8 @@ use super::{Engine, FunctionLog, lock};
 const START_TURN: Duration = Duration::from_millis(250);
 /// Pause before a start is tried again that found no memory, or failed while other instances serve.
 const START_PAUSE: Duration = Duration::from_millis(50);
+/// How long the memory of a template is waited for; its end takes a moment.
+const TEMPLATE_WAIT: Duration = Duration::from_millis(20);
 /// How long the memory of an ended instance is waited for.
 const MEMORY_WAIT: Duration = Duration::from_secs(1);
 
@@ -40,6 +44,7 @@ impl Engine {
     }
 
     async fn start_one(self, pool: Arc<Pool>) {
+        self.await_required(&pool.deployed).await;
         let Ok(turn) = self.0.starters.acquire().await else { return };
         if !pool.start_still_wanted() {
             return;
@@ -101,18 +106,25 @@ impl Engine {
         log: &Arc<FunctionLog>,
     ) -> Result<(Arc<Instance>, StartTimes), ApiError> {
         let origin = self.origin(deployed).await?;
+        let is_restored = origin.is_some();
         let start = |origin: Option<Origin>| {
             let (sandbox, of, log) = (Arc::clone(&self.0.sandbox), Arc::clone(deployed), Arc::clone(log));
             Instance::start(sandbox, of, log, origin, |error: &StartError| {
-                self.checkpoint_failed(deployed, error);
+                self.restore_failed(deployed, error);
             })
         };
-        let is_restored = origin.is_some();
         match start(origin).await {
             // What was initialised once, and does not come back now, cannot be the function's fault.
             Err(error) if is_restored && error.code == ErrorCode::FunctionInitFailed => {
-                self.checkpoint_failed(deployed, &error);
-                start(None).await
+                self.did_not_come_back(deployed, &error);
+                match deployed.spec.checkpoint {
+                    CheckpointMode::Required => Err(error),
+                    CheckpointMode::Auto | CheckpointMode::Off => start(None).await,
+                }
+            }
+            Err(error) if is_restored && error.code == ErrorCode::FunctionTimeout => {
+                self.restored_crashed(deployed);
+                Err(error)
             }
             started => started,
         }
@@ -133,7 +145,14 @@ impl Engine {
                 .iter()
                 .filter_map(|pool| pool.longest_idle().map(|(since, instance)| (since, pool, instance)))
                 .min_by_key(|(since, ..)| *since);
-            let Some((_, pool, instance)) = idlest else { return false };
+            let Some((_, pool, instance)) = idlest else {
+                // A template can be built again, and an instance cannot wait for ever.
+                if self.0.checkpoints.evict_one() {
+                    tokio::time::timeout(TEMPLATE_WAIT, freed).await.unwrap_or_default();
+                    continue;
+                }
+                return false;
+            };
             if pool.end_if_idle(&instance, EndReason::MemoryNeeded) {
                 // Whether it came or not: the next round looks.
                 tokio::time::timeout(MEMORY_WAIT, freed).await.unwrap_or_default();

@@ -179,7 +179,8 @@ impl Context<'_> {
             return Err(entry.refuse("holds more than a new pipe can"));
         }
         let during = || "copy what is in its pipe".to_owned();
-        let (read, write) = rustix::pipe::pipe().map_err(Into::into).during(during)?;
+        let (read, write) =
+            rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(Into::into).during(during)?;
         let flags = rustix::pipe::SpliceFlags::NONBLOCK;
         let teed =
             rustix::pipe::tee(&end, &write, waiting as usize, flags).map_err(Into::into).during(during)?;
@@ -201,7 +202,9 @@ impl Context<'_> {
         let listens = sockopt::socket_acceptconn(&socket).map_err(Into::into).during(during)?;
         match (inet, stream, listens) {
             (true, true, true) => listener(entry, socket),
-            (true, true, false) => Err(entry.refuse("is an open connection")),
+            (true, true, false) => {
+                Err(entry.refuse("is a TCP socket that does not listen, such as an open connection"))
+            }
             (true, false, _) => Err(entry.refuse("is a UDP socket")),
             (false, true, false) if domain == rustix::net::AddressFamily::UNIX => {
                 self.socket_pair(entry, &socket, known)

@@ -99,7 +99,7 @@ pub struct Dumped {
 /// See [`DumpError`]; no file is left then.
 pub fn dump(target: &Target<'_>, path: &Path) -> Result<Dumped, DumpError> {
     let began = Instant::now();
-    let mut stopped = threads::stop_all(target.pid)?;
+    let mut stopped = threads::stop_all(target.pid, target.park)?;
     let memory = File::options()
         .read(true)
         .write(true)
@@ -145,7 +145,7 @@ fn look(target: &Target<'_>, stopped: &mut [Tracee], memory: &File) -> Result<Ch
         monotonic_ns: monotonic.tv_sec.cast_unsigned() * 1_000_000_000 + monotonic.tv_nsec.cast_unsigned(),
         process,
         threads,
-        reseed: reseed_function(target.root, &files, &mappings),
+        reseed: reseed_function(target.root, executable, &files, &mappings),
         files,
         mappings,
         kernel_mappings: maps.of_kernel(),
@@ -273,18 +273,25 @@ fn copy_pages(checkpoint: &Checkpoint, memory: &File, to: &mut dyn io::Write) ->
     Ok(())
 }
 
-/// Where OpenSSL's `RAND_poll` is, if some mapped file exports it: its generators would otherwise give every clone the same
-/// numbers. It needs no argument and takes its entropy from the kernel.
-fn reseed_function(root: &Path, files: &[String], mappings: &[Mapping]) -> Option<u64> {
-    let executable = |m: &&Mapping| m.protection & libc::PROT_EXEC as u32 != 0;
-    mappings.iter().filter(executable).find_map(|mapping| {
-        let (file, offset) = mapping.file?;
-        let path = root.join(files.get(file as usize)?.trim_start_matches('/'));
-        let exported = exported_function(&path, b"RAND_poll")?;
+/// Where OpenSSL's `RAND_poll` is, if the executable or a library of that name exports it: its generators would otherwise
+/// give every clone the same numbers. It needs no argument and takes its entropy from the kernel. Other files are not looked
+/// at: they are a stranger's, and can be as many and as large as there is room for.
+fn reseed_function(root: &Path, executable: u32, files: &[String], mappings: &[Mapping]) -> Option<u64> {
+    const LIBRARY: &str = "libcrypto";
+    let is_candidate = |index: u32, path: &str| {
+        index == executable
+            || Path::new(path).file_name().is_some_and(|name| name.to_string_lossy().starts_with(LIBRARY))
+    };
+    let candidates = (0..).zip(files).filter(|(index, path)| is_candidate(*index, path));
+    candidates.into_iter().find_map(|(index, path)| {
+        let exported = exported_function(&root.join(path.trim_start_matches('/')), b"RAND_poll")?;
         // The address in the file belongs to the segment that this is a mapping of.
-        let bytes = mapping.end - mapping.start;
-        let within = exported.offset.checked_sub(offset).filter(|within| *within < bytes)?;
-        Some(mapping.start + within)
+        mappings.iter().filter(|m| m.protection & libc::PROT_EXEC as u32 != 0).find_map(|mapping| {
+            let (_, offset) = mapping.file.filter(|(file, _)| *file == index)?;
+            let bytes = mapping.end - mapping.start;
+            let within = exported.offset.checked_sub(offset).filter(|within| *within < bytes)?;
+            Some(mapping.start + within)
+        })
     })
 }
 

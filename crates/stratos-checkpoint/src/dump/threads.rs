@@ -26,7 +26,7 @@ pub(super) fn tasks(pid: i32) -> Result<Vec<i32>, DumpError> {
 }
 
 /// Stops all threads: those that a running thread still starts, too. The first one comes first.
-pub(super) fn stop_all(pid: i32) -> Result<Vec<Tracee>, DumpError> {
+pub(super) fn stop_all(pid: i32, park: u32) -> Result<Vec<Tracee>, DumpError> {
     let mut stopped: Vec<Tracee> = Vec::new();
     for _ in 0..ROUNDS {
         let known = stopped.len();
@@ -38,8 +38,9 @@ pub(super) fn stop_all(pid: i32) -> Result<Vec<Tracee>, DumpError> {
                 Ok(tracee) => stopped.push(tracee),
                 // It has ended since it was listed.
                 Err(error) if error.raw_os_error() == Some(libc::ESRCH) && tid != pid => {}
+                // A signal was on its way to it: when it has had that, it is back at its read.
                 Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
-                    return Err(DumpError::refused("a signal was on its way to it"));
+                    return Err(DumpError::NotParked { park });
                 }
                 Err(error) => return Err(error).during(|| format!("stop thread {tid}")),
             }

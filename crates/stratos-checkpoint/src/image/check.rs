@@ -1,6 +1,6 @@
 //! What must hold of metadata before anything is done with them. A checkpoint is code and registers: that it was made here
-//! is shown by its digest, kept apart from it. These checks see to it that a plan made from it touches nothing outside of
-//! the process that it describes.
+//! is shown by the folder that it lies in, which is root's alone, and its digests show that it is whole. These checks see to
+//! it that a plan made from it touches nothing outside of the process that it describes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
