@@ -1,16 +1,25 @@
-//! `make run`: StratOS in a virtual machine, the three example functions, each called cold and warm, one table,
-//! everything gone again. Needs no root.
+//! `make run`: StratOS in a virtual machine, the three example functions, each called cold, warm and, where it can be,
+//! restored from a checkpoint; one table, everything gone again. Needs no root.
 
 use std::process::ExitCode;
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Context as _, ensure};
-use stratos_api::{InvocationRecord, Phases};
+use http::Method;
+use stratos_api::client::Call;
+use stratos_api::{FunctionDetail, InvocationRecord, Phases, path};
 use stratos_tests::{Answer, Guest, Package, Workshop, package};
 use stratos_types::KernelChoice;
 use stratos_vm::{Accelerator, VmError};
 
 /// Warm calls of each function; the fastest is shown, since this machine may be busy with other things.
 const WARM_CALLS: usize = 10;
+
+/// How long a checkpoint may take to be made: an emulated Node.js starts in three seconds.
+const CHECKPOINT: Duration = Duration::from_secs(120);
+/// Pause between two looks whether it is there.
+const LOOK: Duration = Duration::from_millis(200);
 
 const EVENT: &str = r#"{"name":"newcomer"}"#;
 
@@ -19,6 +28,8 @@ struct Row {
     runtime: String,
     cold: Phases,
     warm: Phases,
+    /// Nothing where there is no checkpoint.
+    restored: Option<Phases>,
     answer: String,
 }
 
@@ -55,7 +66,7 @@ async fn run() -> anyhow::Result<()> {
         let version = guest.deploy(example).await;
         let name = version.spec.parse::<toml::Table>()?["name"].as_str().unwrap_or_default().to_owned();
         eprintln!("deployed {name}");
-        rows.push(call(&guest, &name, version.runtime).await?);
+        rows.push(call(&guest, &name, version.runtime, example).await?);
     }
     let status = guest.power_off().await;
     ensure!(status.success(), "QEMU ended ({status})");
@@ -67,7 +78,7 @@ async fn run() -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn call(guest: &Guest, name: &str, runtime: String) -> anyhow::Result<Row> {
+async fn call(guest: &Guest, name: &str, runtime: String, example: &Package) -> anyhow::Result<Row> {
     let cold = guest.invoke(name, EVENT).await;
     check(name, &cold)?;
     let first = newest(guest, name).await?;
@@ -82,7 +93,32 @@ async fn call(guest: &Guest, name: &str, runtime: String) -> anyhow::Result<Row>
         }
     }
     let warm = fastest.context("at least one warm call")?.phases;
-    Ok(Row { function: name.into(), runtime, cold: first.phases, warm, answer: cold.text() })
+    // A new version has no instances yet: its first call needs one, as the very first did.
+    guest.deploy(example).await;
+    let restored = if has_checkpoint(guest, name).await? {
+        check(name, &guest.invoke(name, EVENT).await)?;
+        let record = newest(guest, name).await?;
+        ensure!(record.restored, "{name}: the first call after the checkpoint was not restored");
+        Some(record.phases)
+    } else {
+        None
+    };
+    Ok(Row { function: name.into(), runtime, cold: first.phases, warm, restored, answer: cold.text() })
+}
+
+/// Waits until the checkpoint of a function is made. False where there is none.
+async fn has_checkpoint(guest: &Guest, name: &str) -> anyhow::Result<bool> {
+    let begun = Instant::now();
+    loop {
+        let answer = guest.call(Call::new(Method::GET, path::FUNCTION.replace("{name}", name), "")).await;
+        let detail: FunctionDetail = serde_json::from_slice(&answer.body)?;
+        match detail.checkpoint.state.as_str() {
+            "ready" => return Ok(true),
+            "making" => ensure!(begun.elapsed() < CHECKPOINT, "{name}: its checkpoint is not made"),
+            _ => return Ok(false),
+        }
+        tokio::time::sleep(LOOK).await;
+    }
 }
 
 async fn newest(guest: &Guest, name: &str) -> anyhow::Result<InvocationRecord> {
@@ -97,7 +133,16 @@ fn check(name: &str, answer: &Answer) -> anyhow::Result<()> {
 fn print(rows: &[Row]) {
     let ms = |us: u64| format!("{:.2}", us as f64 / 1000.0);
     let head = [
-        "function", "runtime", "queue", "sandbox", "runtime", "init", "handler", "cold ms", "warm ms",
+        "function",
+        "runtime",
+        "queue",
+        "sandbox",
+        "runtime",
+        "init",
+        "handler",
+        "cold ms",
+        "restored ms",
+        "warm ms",
         "answer",
     ];
     let mut table = vec![head.map(str::to_owned)];
@@ -112,6 +157,7 @@ fn print(rows: &[Row]) {
             ms(c.init_us),
             ms(c.handler_us),
             ms(c.total_us),
+            row.restored.as_ref().map_or_else(|| "-".to_owned(), |phases| ms(phases.total_us)),
             ms(row.warm.total_us),
             row.answer.clone(),
         ]);
@@ -122,7 +168,7 @@ fn print(rows: &[Row]) {
     for row in &table {
         let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, width))| match column {
             0 | 1 => format!("{cell:<width$}"),
-            9 => cell.clone(),
+            10 => cell.clone(),
             _ => format!("{cell:>width$}"),
         });
         println!("{}", cells.collect::<Vec<_>>().join("  "));

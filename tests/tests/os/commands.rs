@@ -20,6 +20,9 @@ async fn the_demo_prints_its_table() {
     {
         let row = table.lines().find(|line| line.starts_with(function)).unwrap_or_else(|| panic!("{table}"));
         assert!(row.contains(runtime) && row.contains("Hello, newcomer!"), "{row}");
+        // What the runtimes restore, a native program starts.
+        let restored = row.split_whitespace().nth(8).unwrap_or_default();
+        assert_eq!(restored.parse::<f64>().is_ok(), runtime != "native", "{row}");
     }
     assert!(said.ends_with("the machine is off\n"), "{said}");
 }
