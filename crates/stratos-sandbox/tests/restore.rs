@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use stratos_checkpoint::dump::DumpError;
 use stratos_checkpoint::image::Image;
+use stratos_checkpoint::working_set::WorkingSet;
 use stratos_sandbox::{InstancePlan, checkpoint, template};
 use support::{Rig, frame, line, parked, released, restore_many, rig, workload};
 
@@ -89,6 +90,39 @@ fn a_restored_instance_is_checkpointed_again() {
         let release = if file.ends_with(".py") { b"last".to_vec() } else { frame([3; 32]) };
         let output = released(&mut instance, release);
         assert!(output.contains("True") || output.contains("42"), "{output}");
+    }
+}
+
+/// Having learned what an instance touches, a template makes instances that do the same; those with several threads have the
+/// pages that were learned without having asked for them.
+#[test]
+fn what_was_learned_changes_no_result() {
+    let Some(rig) = rig("what_was_learned_changes_no_result") else { return };
+    for (file, release) in [("functional.cjs", frame([4; 32])), ("vectors.py", b"text".to_vec())] {
+        let plan = |id: &str| workload(&rig, id, file);
+        let path = rig.dir.path().join(format!("{file}.image"));
+        drop(parked(&rig, &plan("original"), &path));
+        let image = Image::open(&path).unwrap();
+        let template = template(&image, &plan("template")).unwrap();
+        let mut first = rig.sandbox.restore(&plan("first"), &template).unwrap();
+        // Until it is back at its read: what it has written by then is enough to learn from.
+        std::thread::sleep(Duration::from_millis(50));
+        let set = WorkingSet::of(first.pid(), image.checkpoint()).unwrap();
+        // One that has a single thread has done nothing yet.
+        assert!(file.ends_with(".py") || !set.written.is_empty(), "{file}: {set:?}");
+        assert!(!template.has_learned());
+        template.learn(&set, image.checkpoint()).unwrap();
+        assert!(template.has_learned());
+        let output = released(&mut first, &release);
+        for id in ["second", "third"] {
+            let mut instance = rig.sandbox.restore(&plan(id), &template).unwrap();
+            std::thread::sleep(Duration::from_millis(50));
+            let now = WorkingSet::of(instance.pid(), image.checkpoint()).unwrap();
+            let pages =
+                |set: &WorkingSet| set.written.iter().map(|range| range.end - range.start).sum::<u64>();
+            assert!(pages(&now) >= pages(&set), "{file}: {now:?} after {set:?}");
+            assert_eq!(released(&mut instance, &release), output, "{file}");
+        }
     }
 }
 

@@ -31,6 +31,8 @@ use super::{Engine, lock};
 
 /// How long the memory for making a checkpoint is waited for, and how often it is looked for.
 const MEMORY_WAIT: (Duration, Duration) = (Duration::from_secs(60), Duration::from_millis(500));
+/// How long after the agent's start the images on disk are looked at.
+const FIND_AFTER: Duration = Duration::from_secs(1);
 /// How long after a start others are restored ahead.
 const REFILL_AFTER: Duration = Duration::from_millis(20);
 /// How long starts are fresh after a checkpoint did not work, or could not be made for a reason that may pass.
@@ -159,6 +161,13 @@ impl Checkpoints {
             }
         }
         Ok(())
+    }
+
+    /// The versions that have an image.
+    fn on_disk(&self) -> Vec<(FunctionKey, Version)> {
+        // A folder that cannot be read now is reported when something is written to it.
+        let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        entries.filter_map(|entry| parse_name(entry.file_name().to_str()?)).collect()
     }
 
     fn path(&self, key: &FunctionKey, version: Version) -> PathBuf {
@@ -316,6 +325,22 @@ impl Engine {
 
     fn is_current(&self, deployed: &Deployed) -> bool {
         super::read(&self.0.current).get(&deployed.key).is_some_and(|now| now.version == deployed.version)
+    }
+
+    /// Looks at the images that an earlier run has left, so that their functions need not start afresh once more.
+    pub(super) async fn find_all(self) {
+        // The first requests come first.
+        tokio::time::sleep(FIND_AFTER).await;
+        for (key, version) in self.0.checkpoints.on_disk() {
+            if self.0.stopping.load(Ordering::Acquire) {
+                return;
+            }
+            match self.resolve(&key, None).await {
+                Ok(deployed) if deployed.version == version => drop(self.prepare(&deployed)),
+                Ok(_) => {}
+                Err(error) => tracing::debug!(function = %key, %error, "a checkpoint is not looked at"),
+            }
+        }
     }
 
     /// Waits for the checkpoint of a function that requires one. To be called before memory is set aside for an instance:

@@ -260,6 +260,7 @@ impl Engine {
         };
         let engine = Self(Arc::new(inner));
         tokio::spawn(engine.clone().reap_idle());
+        tokio::spawn(engine.clone().find_all());
         tokio::spawn(engine.clone().run_async_queue());
         Ok(engine)
     }
