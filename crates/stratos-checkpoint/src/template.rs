@@ -153,23 +153,12 @@ impl Template {
     /// When the template has ended.
     pub fn learn(&self, set: &WorkingSet, checkpoint: &Checkpoint) -> Result<(), TemplateError> {
         // The first one that is learned is as good as any other.
-        let calls = set.calls_of_instance();
-        let beside = self.fixed.make_after(&calls);
-        // The first thread does it itself when there is no other.
-        if self.ahead.set(if beside.is_some() { Vec::new() } else { calls }).is_err() {
+        if self.ahead.set(set.calls_of_instance()).is_err() {
             return Ok(());
         }
-        let mut calls = set.calls_of_template(checkpoint);
-        let file = match beside {
-            Some((put, bytes)) => {
-                calls.extend(put);
-                Some(memory_file(&bytes)?)
-            }
-            None => None,
-        };
-        let files: Vec<_> = file.iter().map(AsFd::as_fd).collect();
+        let calls = set.calls_of_template(checkpoint);
         let control = self.control.lock().unwrap_or_else(PoisonError::into_inner);
-        let learned = self.ask(&control, &plan::run(&calls, files.len() as u32), &files, BUILD);
+        let learned = self.ask(&control, &plan::run(&calls, 0), &[], BUILD);
         if learned.is_err() {
             // A mapping may be writable that should not be.
             self.kill();

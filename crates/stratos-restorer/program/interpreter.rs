@@ -4,7 +4,7 @@ use core::mem::size_of;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use crate::abi::{
-    AWAIT_THREADS, Call, EXACT, FAILED, LIST, LOAD, List, MAY_FAIL, OF_LIST, OF_THREAD, REPORT_FD, Reply, SLOTS, THREAD,
+    AWAIT_THREADS, Call, EXACT, FAILED, LIST, LOAD, MAY_FAIL, OF_LIST, OF_THREAD, REPORT_FD, Reply, SLOTS, THREAD,
     Thread,
 };
 use crate::arch::{self, nr, syscall};
@@ -106,15 +106,6 @@ extern "C" fn thread(record: usize) -> ! {
     wake(&READY);
     while RELEASED.load(Ordering::Acquire) == 0 {
         wait(&RELEASED, 0);
-    }
-    if record.after != 0 {
-        // SAFETY: the planner wrote a `List` there.
-        let after = unsafe { (record.after as *const List).read() };
-        // They may all fail: nobody waits for what they do.
-        // SAFETY: the planner made these calls for this thread.
-        if let Err(failure) = unsafe { run(after.calls, after.count) } {
-            report_failure(failure);
-        }
     }
     // SAFETY: the planner wrote a whole signal frame there.
     unsafe { arch::return_from_signal(record.frame as usize) }

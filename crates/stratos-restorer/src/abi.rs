@@ -147,18 +147,6 @@ pub struct Thread {
     pub count: u64,
     /// Address of its signal frame, as in [`Finish`].
     pub frame: u64,
-    /// Address of a [`List`] of calls that it makes once all may go on, or 0.
-    pub after: u64,
-}
-
-/// Calls, and their number.
-#[derive(Clone, Copy, Debug)]
-#[repr(C)]
-pub struct List {
-    /// Address of the calls.
-    pub calls: u64,
-    /// Their number.
-    pub count: u64,
 }
 
 /// The answer to a message, or what a clone reports.

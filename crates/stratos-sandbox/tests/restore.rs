@@ -93,8 +93,8 @@ fn a_restored_instance_is_checkpointed_again() {
     }
 }
 
-/// Having learned what an instance touches, a template makes instances that do the same; those with several threads have the
-/// pages that were learned without having asked for them.
+/// Having learned what an instance touches, a template makes instances that do the same, and have the pages that were
+/// learned without having asked for them.
 #[test]
 fn what_was_learned_changes_no_result() {
     let Some(rig) = rig("what_was_learned_changes_no_result") else { return };

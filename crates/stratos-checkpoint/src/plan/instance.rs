@@ -28,34 +28,6 @@ pub struct Fixed {
     threads: (u64, u64),
     frame: u64,
     reseed: u64,
-    /// Where calls can be put that a thread makes beside the first one, once all go on: the list's head, and room for
-    /// [`MOST_AFTER`] calls. Nothing when there is no other thread.
-    after: Option<(u64, u64)>,
-}
-
-/// Most calls that a thread makes once all go on.
-pub(crate) const MOST_AFTER: usize = 512;
-
-impl Fixed {
-    /// Has a thread beside the first make these calls once all go on; gives the calls of the template that see to that, and
-    /// the file that is to come with them as descriptor 0. Nothing when there is no such thread.
-    pub(crate) fn make_after(&self, calls: &[Call]) -> Option<(Vec<Call>, Vec<u8>)> {
-        let (list, room) = self.after?;
-        let mut arena = Arena::new(room);
-        let (_, count) = arena.calls(&calls[..calls.len().min(MOST_AFTER)]);
-        let mut bytes = arena.into_bytes();
-        let length = bytes.len() as u64;
-        bytes.extend_from_slice(&count.to_le_bytes());
-        let read =
-            |to: u64, bytes: u64, from: u64| call(libc::SYS_pread64, [0, to, bytes, from]).exact(bytes);
-        let mut put = Vec::new();
-        if length > 0 {
-            put.push(read(room, length, 0));
-        }
-        // The number last: until then there are none.
-        put.push(read(list + 8, 8, length));
-        Some((put, bytes))
-    }
 }
 
 pub(super) fn fixed(checkpoint: &Checkpoint, inherited: u32, arena: &mut Arena) -> Fixed {
@@ -73,20 +45,13 @@ pub(super) fn fixed(checkpoint: &Checkpoint, inherited: u32, arena: &mut Arena) 
         process.push(call(libc::SYS_arch_prctl, [ARCH_SET_GS, frame::gs_base(first)]));
     }
     of_itself(first, arena, &mut process);
-    let after = (!others.is_empty()).then(|| {
-        let room = arena.put(&vec![0; MOST_AFTER * size_of::<Call>()]);
-        (arena.words(&[room, 0]), room)
-    });
-    let list = after.map_or(0, |(list, _)| list);
-    let start = |(index, thread)| start(index, thread, if index == 0 { list } else { 0 }, arena);
-    let mut threads: Vec<_> = (0..).zip(others).map(start).collect();
+    let mut threads: Vec<_> = (0..).zip(others).map(|(index, thread)| start(index, thread, arena)).collect();
     threads.push(Call::new(abi::AWAIT_THREADS, [others.len() as u64, 0, 0, 0, 0, 0]));
     Fixed {
         process: arena.calls(&process),
         threads: arena.calls(&threads),
         frame: frame::put(first, arena),
         reseed: checkpoint.reseed.unwrap_or(0),
-        after,
     }
 }
 
@@ -103,7 +68,7 @@ fn of_itself(thread: &Thread, arena: &mut Arena, calls: &mut Vec<Call>) {
 }
 
 /// The call that starts a thread. It gives up its capabilities before any of the program's code runs.
-fn start(index: u64, thread: &Thread, after: u64, arena: &mut Arena) -> Call {
+fn start(index: u64, thread: &Thread, arena: &mut Arena) -> Call {
     let mut own = Vec::new();
     if frame::gs_base(thread) != 0 {
         own.push(call(libc::SYS_arch_prctl, [ARCH_SET_GS, frame::gs_base(thread)]));
@@ -112,7 +77,7 @@ fn start(index: u64, thread: &Thread, after: u64, arena: &mut Arena) -> Call {
     own.push(set_caps(0, arena));
     let (calls, count) = arena.calls(&own);
     let frame = frame::put(thread, arena);
-    let record = arena.words(&[calls, count, frame, after]);
+    let record = arena.words(&[calls, count, frame]);
     let id = arena.words(&[u64::from(thread.id)]);
     let cleared = if thread.clear_tid == 0 { 0 } else { CLONE_CHILD_CLEARTID };
     let arguments = clone_args(&CloneArgs {
