@@ -110,8 +110,10 @@ impl Class {
     fn package(self) -> Package {
         let package = Package::python(self.function(), include_str!("../fixtures/work.py"));
         match self {
-            Self::Reserved => package.setting("cpu_class = \"reserved\"\nmemory = \"64MB\""),
-            Self::Shared => package.setting("memory = \"64MB\""),
+            Self::Reserved => {
+                package.setting("cpu_class = \"reserved\"\nmemory = \"64MB\"\ncheckpoint = \"off\"")
+            }
+            Self::Shared => package.setting("memory = \"64MB\"\ncheckpoint = \"off\""),
         }
     }
 }
@@ -135,7 +137,7 @@ async fn measure(options: &Options) -> Result<Vec<Measured>> {
     config.cpu.reserved = Some(RESERVED.to_owned());
     eprintln!("preparing StratOS with the {} kernel", options.kernel);
     let hog = Package::python(HOG, include_str!("../fixtures/hog.py"))
-        .setting("memory = \"64MB\"\ntimeout = \"5m\"");
+        .setting("memory = \"64MB\"\ntimeout = \"5m\"\ncheckpoint = \"off\"");
     let packages = [Class::Reserved.package(), Class::Shared.package(), hog];
     let nothing = async |_: &Guest| Ok(());
     let prepared = Prepared::new(options.kernel, hardware, &config, &packages, nothing).await?;

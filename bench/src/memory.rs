@@ -35,6 +35,8 @@ const LOOK: Duration = Duration::from_millis(500);
 /// More functions than can fit.
 const MAX_FUNCTIONS: usize = 500;
 /// The function whose first start is timed: the handler of `cold-start`. Emulated, Node.js takes longer to start than a
+/// What is measured are the starts that a checkpoint would spare, and memory without templates.
+const FRESH: &str = "checkpoint = \"off\"";
 /// function has unless it asks for more.
 const NODE: &str = "first-node";
 const NODE_SETTINGS: &str = "memory = \"128MB\"\ntimeout = \"5m\"";
@@ -126,7 +128,8 @@ async fn measure(options: &Options) -> Result<Vec<(Subject, Vec<Value>)>> {
     let started = |warm| Subject { what: What::FirstNodeStart, zram: true, warm };
     let mut subjects = [filled(true), filled(false), started(true), started(false)].map(|s| (s, Vec::new()));
     eprintln!("preparing StratOS with the {} kernel", options.kernel);
-    let node = Package::node(NODE, include_str!("../fixtures/handler.mjs")).setting(NODE_SETTINGS);
+    let node =
+        Package::node(NODE, include_str!("../fixtures/handler.mjs")).setting(NODE_SETTINGS).setting(FRESH);
     let packages = [hold(true), hold(false), node];
     // The start that the node remembers. It looks at what was read some seconds later.
     let record = async |guest: &Guest| {
@@ -159,7 +162,7 @@ fn hold(zram: bool) -> Package {
     let settings = format!(
         "memory = \"{limit}\"\ntimeout = \"15m\"\nmax_instances = {MAX_FUNCTIONS}\n[env]\nHOLD_MIB = \"{HOLD_MIB}\""
     );
-    Package::python(hold_name(zram), include_str!("../fixtures/hold.py")).setting(&settings)
+    Package::python(hold_name(zram), include_str!("../fixtures/hold.py")).setting(&settings).setting(FRESH)
 }
 
 impl Subject {
