@@ -24,6 +24,7 @@ use stratos_setup::{ArgList, CStrPtr, Op};
 use stratos_sys::spawn::{Child, SpawnError, spawn};
 
 use crate::image::{Checkpoint, Image, KernelMapping};
+use crate::machine::monotonic_ns;
 use crate::plan::{self, Fixed, InstancePlan, PlanError, Whereabouts};
 use crate::working_set::WorkingSet;
 
@@ -328,9 +329,7 @@ fn memory_file(bytes: &[u8]) -> Result<OwnedFd, TemplateError> {
 /// Where things are in a restorer that has said it is there.
 fn whereabouts(pid: i32) -> Result<Whereabouts, TemplateError> {
     let maps = fs::read_to_string(format!("/proc/{pid}/maps")).during("read the restorer's memory map")?;
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    let monotonic_ns = now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned();
-    let mut here = Whereabouts { monotonic_ns, ..Whereabouts::default() };
+    let mut here = Whereabouts { monotonic_ns: monotonic_ns(), ..Whereabouts::default() };
     for line in maps.lines() {
         let mut fields = line.split_whitespace();
         let range = fields.next().and_then(|range| range.split_once('-'));

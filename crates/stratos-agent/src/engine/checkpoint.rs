@@ -26,6 +26,7 @@ use tokio::sync::watch;
 use super::deployed::Deployed;
 use super::held::{self, Held, Origin};
 use super::invoke::platform_line;
+use super::off_worker::OffWorker;
 use super::parked::Parked;
 use super::{Engine, lock};
 
@@ -72,29 +73,10 @@ pub(super) struct OfVersion {
 
 /// A template that is kept in memory.
 struct Kept {
-    template: Ended,
+    /// Ends once nobody clones it any more.
+    template: OffWorker<Arc<Template>>,
     used: Instant,
     memory: Reserved,
-}
-
-/// Ends its template on a thread that may wait for that, once nobody clones it any more.
-#[derive(Clone)]
-struct Ended(Option<Arc<Template>>);
-
-impl Ended {
-    fn get(&self) -> &Arc<Template> {
-        self.0.as_ref().expect("taken only by drop")
-    }
-}
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        let template = self.0.take();
-        match tokio::runtime::Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn_blocking(move || drop(template))),
-            Err(_) => drop(template),
-        }
-    }
 }
 
 /// Memory that was set aside; given back when dropped.
@@ -420,7 +402,7 @@ impl Engine {
         // One that there is no room for is made again for each start.
         if fits && self.0.checkpoints.is_current(deployed, of) {
             *lock(&of.template) = self.set_aside(pages).map(|memory| Kept {
-                template: Ended(Some(Arc::clone(&template))),
+                template: OffWorker::new(Arc::clone(&template)),
                 used: Instant::now(),
                 memory,
             });

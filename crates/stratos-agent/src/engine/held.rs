@@ -8,6 +8,8 @@ use stratos_checkpoint::template::Template;
 use stratos_sys::process;
 use stratos_types::InstanceId;
 
+use super::off_worker::OffWorker;
+
 /// What an instance goes on from.
 pub(super) enum Origin {
     /// A clone that is made for it.
@@ -19,33 +21,20 @@ pub(super) enum Origin {
 /// A restored instance that was not released. Its process sleeps and shares nearly all of its memory.
 pub(super) struct Held {
     pub(super) id: InstanceId,
-    /// Taken by [`Held::into_instance`] and by drop.
-    instance: Option<stratos_sandbox::Instance>,
+    instance: OffWorker<stratos_sandbox::Instance>,
 }
 
 impl Held {
     pub(super) fn new(id: InstanceId, instance: stratos_sandbox::Instance) -> Self {
-        Self { id, instance: Some(instance) }
+        Self { id, instance: OffWorker::new(instance) }
     }
 
-    pub(super) fn into_instance(mut self) -> stratos_sandbox::Instance {
-        self.instance.take().expect("taken only here and by drop")
+    pub(super) fn into_instance(self) -> stratos_sandbox::Instance {
+        self.instance.into_inner()
     }
 
     fn lives(&self) -> bool {
-        let ended = |i: &stratos_sandbox::Instance| process::ended_within(i.pidfd(), Duration::ZERO);
-        self.instance.as_ref().is_some_and(|instance| matches!(ended(instance), Ok(false)))
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        let Some(instance) = self.instance.take() else { return };
-        // Its end removes a cgroup and waits for a process: never on a tokio worker.
-        match tokio::runtime::Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn_blocking(move || drop(instance))),
-            Err(_) => drop(instance),
-        }
+        matches!(process::ended_within(self.instance.get().pidfd(), Duration::ZERO), Ok(false))
     }
 }
 

@@ -25,6 +25,7 @@ use super::failure::{Death, During, EndReason, timed_out};
 use super::held::Origin;
 use super::lock;
 use super::log::{FunctionLog, MAX_LINE_BYTES};
+use super::off_worker::OffWorker;
 use super::port::Port;
 use super::runtime_api::{InitState, Job, RuntimeApi};
 
@@ -46,7 +47,7 @@ pub(super) struct Instance {
     pub(super) started: Instant,
     pub(super) way_in: WayIn,
     deployed: Arc<Deployed>,
-    sandbox: Sandboxed,
+    sandbox: OffWorker<Arc<stratos_sandbox::Instance>>,
     /// The kernel cannot limit its memory here, so it is looked at now and then.
     watch_memory: bool,
     ended: AtomicBool,
@@ -99,25 +100,6 @@ pub(super) struct StartTimes {
     pub(super) restored: bool,
 }
 
-/// The sandbox's part. Its end removes a cgroup and reaps a process, which may block: never on a tokio worker.
-struct Sandboxed(Option<Arc<stratos_sandbox::Instance>>);
-
-impl Sandboxed {
-    fn get(&self) -> &Arc<stratos_sandbox::Instance> {
-        self.0.as_ref().expect("taken only by drop")
-    }
-}
-
-impl Drop for Sandboxed {
-    fn drop(&mut self) {
-        let inner = self.0.take();
-        match tokio::runtime::Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn_blocking(move || drop(inner))),
-            Err(_) => drop(inner),
-        }
-    }
-}
-
 impl Instance {
     /// Starts an instance, from a checkpoint if there is one, and waits until it can take a request. `unusable` is told why
     /// it was not; the instance is started afresh then.
@@ -168,7 +150,7 @@ impl Instance {
             started: began,
             way_in,
             deployed,
-            sandbox: Sandboxed(Some(Arc::new(inner))),
+            sandbox: OffWorker::new(Arc::new(inner)),
             watch_memory,
             ended: AtomicBool::new(false),
             ended_because: OnceLock::new(),

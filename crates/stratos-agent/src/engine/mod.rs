@@ -13,6 +13,7 @@ mod held;
 mod instance;
 mod invoke;
 mod log;
+mod off_worker;
 mod parked;
 mod pool;
 mod port;

@@ -22,7 +22,7 @@ use stratos_sys::ptrace::Tracee;
 use self::mappings::Maps;
 use self::remote::Remote;
 use crate::image::{self, Checkpoint, FormatError, Layout, Mapping, Process, SignalAction};
-use crate::machine::Machine;
+use crate::machine::{Machine, monotonic_ns};
 
 /// Why no image was made.
 #[derive(Debug, thiserror::Error)]
@@ -138,11 +138,10 @@ fn look(target: &Target<'_>, stopped: &mut [Tracee], memory: &File) -> Result<Ch
         layout,
         signals,
     };
-    let monotonic = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     Ok(Checkpoint {
         subject: target.subject.to_owned(),
         machine: Machine::current().during(|| "learn what machine this is".to_owned())?,
-        monotonic_ns: monotonic.tv_sec.cast_unsigned() * 1_000_000_000 + monotonic.tv_nsec.cast_unsigned(),
+        monotonic_ns: monotonic_ns(),
         process,
         threads,
         reseed: reseed_function(target.root, executable, &files, &mappings),

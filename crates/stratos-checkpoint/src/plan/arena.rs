@@ -69,16 +69,6 @@ impl Arena {
         self.bytes[at..at + bytes.len()].copy_from_slice(bytes);
     }
 
-    /// Bytes so far.
-    pub fn len(&self) -> usize {
-        self.bytes.len()
-    }
-
-    /// Whether nothing was added.
-    pub fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
-    }
-
     /// The bytes.
     pub fn into_bytes(self) -> Vec<u8> {
         self.bytes
