@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use stratos_agent::config::Memory;
 use stratos_agent::layers::Layers;
 use stratos_agent::warm::recording::{Owner, Recording};
 use stratos_agent::warm::{Find, Warmer, starts};
@@ -98,4 +99,10 @@ fn what_was_touched_is_remembered_and_read_ahead() {
     let warmer = Warmer::start(dir.path(), told, find(Arc::clone(&layers))).unwrap();
     wait_for("reading ahead", || resident(&path) >= touched);
     warmer.stop();
+
+    // A large program is whole in memory before anybody starts it, where there is memory for that.
+    let node = layers.get("node24").unwrap().image.mount_point().join("usr/bin/node");
+    let expected =
+        if Memory::of_machine().unwrap().total >= 4 << 30 { 80 << 20..u64::MAX } else { 0..8 << 20 };
+    assert!(expected.contains(&resident(&node)), "{} bytes are resident", resident(&node));
 }

@@ -1,4 +1,4 @@
-//! Which pages of a file are in memory.
+//! Pages of files: which are in memory, and reading them in such that few of them are needed.
 
 use std::io;
 use std::ops::Range;
@@ -49,6 +49,47 @@ pub fn resident(file: impl AsFd, length: u64) -> io::Result<Vec<Range<u64>>> {
     Ok(ranges(&pages, page as u64))
 }
 
+/// Bytes that one entry of the second level of page tables maps, with pages of 4 KiB.
+pub const HUGE: u64 = 2 << 20;
+
+/// Reads a range of a file into the page cache in pages of [`HUGE`] bytes, where kernel and file system can: EROFS does
+/// since Linux 6.2 for files that are not compressed, and the kernel needs `CONFIG_TRANSPARENT_HUGEPAGE`. Whoever maps the
+/// file at addresses that are the same as its offsets, modulo [`HUGE`], maps each with one entry then. What is in the page
+/// cache already stays as it is. Blocks until all is read.
+///
+/// # Errors
+/// What mmap(2) and madvise(2) say; `EIO` when the file cannot be read.
+pub fn read_huge(file: impl AsFd, range: Range<u64>) -> io::Result<()> {
+    let first = range.start / HUGE * HUGE;
+    let Some(length) = range.end.checked_sub(first).filter(|length| *length > 0) else { return Ok(()) };
+    let length = usize::try_from(length).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let offset = libc::off_t::try_from(first).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let spare = HUGE as usize;
+    let reserved = length.checked_add(spare).ok_or(io::ErrorKind::InvalidInput)?;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    // SAFETY: a new mapping at an address of the kernel's choice touches no memory that is in use.
+    let at = unsafe { libc::mmap(std::ptr::null_mut(), reserved, libc::PROT_NONE, flags, -1, 0) };
+    if at == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    let mapping = Mapping { at, length: reserved };
+    let at = mapping.at.wrapping_byte_add(mapping.at.align_offset(spare));
+    let flags = libc::MAP_PRIVATE | libc::MAP_FIXED;
+    // SAFETY: it takes the place of a part of the mapping above: that is longer by what aligning takes at most.
+    let placed = unsafe { libc::mmap(at, length, libc::PROT_READ, flags, file.as_fd().as_raw_fd(), offset) };
+    if placed == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    // Without the second, reading ahead goes on in small pages.
+    for advice in [libc::MADV_HUGEPAGE, libc::MADV_RANDOM, libc::MADV_POPULATE_READ] {
+        // SAFETY: the range was just mapped, and none of these changes what can be read there.
+        if unsafe { libc::madvise(at, length, advice) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
 /// The lowest bit of each byte says that its page is resident (mincore(2)).
 fn ranges(pages: &[u8], page: u64) -> Vec<Range<u64>> {
     let mut ranges: Vec<Range<u64>> = Vec::new();
@@ -82,5 +123,18 @@ mod tests {
         assert_eq!(resident(&file, 10_000).unwrap(), [expected]);
         assert_eq!(resident(&file, 0).unwrap(), []);
         assert!(resident(&file, u64::MAX).is_err());
+    }
+
+    #[test]
+    fn a_range_is_resident_once_it_was_read() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&vec![1; 3 << 20]).unwrap();
+        // A kernel without huge pages says so; the page cache of a temporary file may have them or not.
+        match read_huge(&file, HUGE + 4096..3 << 20) {
+            Ok(()) => assert_eq!(resident(&file, 3 << 20).unwrap(), [0..3 << 20]),
+            Err(error) => assert_eq!(error.raw_os_error(), Some(libc::EINVAL), "{error}"),
+        }
+        read_huge(&file, 0..0).unwrap();
+        assert!(read_huge(&file, 0..u64::MAX).is_err());
     }
 }

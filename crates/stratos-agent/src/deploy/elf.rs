@@ -1,9 +1,12 @@
-//! What must be known of an executable before it is deployed: that it can run on this machine and in the layer.
+//! What must be known of an executable before it is deployed: that it can run on this machine and in the layer; and where
+//! in memory it wants to be.
 
 /// Bytes from the start of a file that are enough to know it: headers and the interpreter's name lie there.
 pub const HEAD: u64 = 64 << 10;
 
+const PT_LOAD: u32 = 1;
 const PT_INTERP: u32 = 3;
+const PF_W: u32 = 2;
 const EM_X86_64: u16 = 62;
 const EM_AARCH64: u16 = 183;
 const EM_RISCV: u16 = 243;
@@ -49,21 +52,66 @@ pub fn check(head: &[u8], arch: &str) -> Result<(), Mismatch> {
     }
 }
 
+/// A part of an executable that is mapped from its file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Segment {
+    /// Where it lies in the file.
+    pub offset: u64,
+    /// Where it is mapped, or relative to where the executable is.
+    pub address: u64,
+    /// How long it is in the file.
+    pub bytes: u64,
+    /// Each process gets pages of its own.
+    pub writable: bool,
+}
+
+/// The segments of an executable, from its head. Of one that is none, none.
+pub fn segments(head: &[u8]) -> Vec<Segment> {
+    let loads = program_headers(head).filter(|header| header.kind == PT_LOAD);
+    loads
+        .map(|header| Segment {
+            offset: header.offset,
+            address: header.address,
+            bytes: header.bytes,
+            writable: header.flags & PF_W != 0,
+        })
+        .collect()
+}
+
 /// The dynamic loader an executable asks for; `None` for a static one.
 fn interpreter(head: &[u8]) -> Option<String> {
-    let table = usize::try_from(u64_at(head, 32)?).ok()?;
-    let (size, count) = (usize::from(u16_at(head, 54)?), usize::from(u16_at(head, 56)?));
-    for i in 0..count {
-        let header = table.checked_add(i.checked_mul(size)?)?;
-        if u32_at(head, header)? == PT_INTERP {
-            let offset = usize::try_from(u64_at(head, header.checked_add(8)?)?).ok()?;
-            let length = usize::try_from(u64_at(head, header.checked_add(32)?)?).ok()?;
-            let bytes = head.get(offset..offset.checked_add(length.min(256))?)?;
-            let text = bytes.split(|b| *b == 0).next()?;
-            return Some(String::from_utf8_lossy(text).into_owned());
-        }
-    }
-    None
+    let header = program_headers(head).find(|header| header.kind == PT_INTERP)?;
+    let offset = usize::try_from(header.offset).ok()?;
+    let length = usize::try_from(header.bytes).ok()?;
+    let bytes = head.get(offset..offset.checked_add(length.min(256))?)?;
+    let text = bytes.split(|b| *b == 0).next()?;
+    Some(String::from_utf8_lossy(text).into_owned())
+}
+
+/// What is used of an `Elf64_Phdr` (elf(5)).
+struct ProgramHeader {
+    kind: u32,
+    flags: u32,
+    offset: u64,
+    address: u64,
+    bytes: u64,
+}
+
+/// The program headers, up to the first that is not in the head.
+fn program_headers(head: &[u8]) -> impl Iterator<Item = ProgramHeader> {
+    let table = u64_at(head, 32).and_then(|at| usize::try_from(at).ok());
+    let (size, count) = (u16_at(head, 54).unwrap_or(0), u16_at(head, 56).unwrap_or(0));
+    let is_elf = head.starts_with(b"\x7fELF\x02\x01");
+    (0..usize::from(count)).map_while(move |index| {
+        let at = table.filter(|_| is_elf)?.checked_add(index.checked_mul(usize::from(size))?)?;
+        Some(ProgramHeader {
+            kind: u32_at(head, at)?,
+            flags: u32_at(head, at.checked_add(4)?)?,
+            offset: u64_at(head, at.checked_add(8)?)?,
+            address: u64_at(head, at.checked_add(16)?)?,
+            bytes: u64_at(head, at.checked_add(32)?)?,
+        })
+    })
 }
 
 fn bytes_at<const N: usize>(head: &[u8], at: usize) -> Option<[u8; N]> {
@@ -127,5 +175,18 @@ mod tests {
         assert_eq!(check(&wild, "x86_64"), Ok(()));
         let own = std::fs::read(std::env::current_exe().unwrap()).unwrap();
         assert_eq!(check(&own[..HEAD as usize], std::env::consts::ARCH), Ok(()));
+    }
+    #[test]
+    fn segments_are_what_is_mapped() {
+        let own = std::fs::read(std::env::current_exe().unwrap()).unwrap();
+        let segments = segments(&own[..HEAD as usize]);
+        assert!(segments.iter().any(|segment| segment.writable), "{segments:?}");
+        let read_only = segments.iter().filter(|segment| !segment.writable);
+        for segment in read_only {
+            assert!(segment.bytes > 0 && segment.offset + segment.bytes <= own.len() as u64, "{segment:?}");
+            assert_eq!(segment.offset % 4096, segment.address % 4096, "{segment:?}");
+        }
+        assert_eq!(super::segments(b"#!/bin/sh"), []);
+        assert_eq!(super::segments(&own[..64]), []);
     }
 }

@@ -7,6 +7,7 @@
 
 mod pages;
 pub mod recording;
+pub(crate) mod text;
 
 use std::collections::HashSet;
 use std::io::{self, Read as _, Write as _};
