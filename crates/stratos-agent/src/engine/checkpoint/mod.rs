@@ -1,0 +1,360 @@
+//! Checkpoints of versions: made in the background, kept on disk, turned into templates when instances are wanted.
+//!
+//! One checkpoint a function, that of its current version. A start never waits for one (unless the function requires it):
+//! while there is none, or when it cannot be used, instances are started afresh, and the reason is shown.
+
+mod images;
+mod templates;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use stratos_api::{ApiError, CheckpointInfo, ErrorCode};
+use stratos_checkpoint::image::Image;
+use stratos_checkpoint::machine::Machine;
+use stratos_checkpoint::template::TemplateError;
+use stratos_sandbox::StartError;
+use stratos_types::{CheckpointMode, Entry, FunctionKey, Runtime, Version};
+use tokio::sync::watch;
+
+use self::images::{NotMade, remove};
+use self::templates::Kept;
+use super::deployed::Deployed;
+use super::held::{self, Origin};
+use super::invoke::platform_line;
+use super::{Engine, lock};
+
+/// How long after the agent's start the images on disk are looked at.
+const FIND_AFTER: Duration = Duration::from_secs(1);
+/// How long starts are fresh after a checkpoint did not work, or could not be made for a reason that may pass.
+const RETRY: Duration = Duration::from_secs(300);
+/// Restored instances that may fail at their first request, one after the other, before the checkpoint is given up.
+const MOST_CRASHES: u32 = 3;
+
+/// The checkpoints of a node.
+pub(in crate::engine) struct Checkpoints {
+    folder: PathBuf,
+    machine: Machine,
+    on: bool,
+    /// Bytes that all templates may take together.
+    budget: u64,
+    versions: Mutex<HashMap<FunctionKey, Arc<OfVersion>>>,
+    /// One is made at a time: it takes a processor from requests.
+    making: tokio::sync::Semaphore,
+}
+
+/// The checkpoint of one version.
+pub(in crate::engine) struct OfVersion {
+    version: Version,
+    state: watch::Sender<State>,
+    template: Mutex<Option<Kept>>,
+    /// Held by who builds a template, so that one is built at a time.
+    building: tokio::sync::Mutex<()>,
+    held: Mutex<held::Store>,
+    /// When something else may be tried in place of having none.
+    retry_at: Mutex<Option<Instant>>,
+    /// Held ones are being made.
+    refilling: AtomicBool,
+    /// Restored instances that crashed at their first request, since one did not.
+    crashes: AtomicU32,
+}
+
+#[derive(Clone)]
+enum State {
+    /// On its way.
+    Making,
+    /// There is none.
+    None(Arc<str>),
+    /// There is one.
+    Ready(Arc<Image>),
+}
+
+impl OfVersion {
+    /// Whether it is what this version has, or was, and something else is to be tried by now.
+    fn is_for(&self, version: Version) -> bool {
+        let expired = lock(&self.retry_at).is_some_and(|at| at <= Instant::now());
+        self.version == version && !expired
+    }
+}
+
+impl Checkpoints {
+    fn of(&self, deployed: &Deployed) -> Option<Arc<OfVersion>> {
+        lock(&self.versions).get(&deployed.key).filter(|of| of.is_for(deployed.version)).cloned()
+    }
+
+    fn is_current(&self, deployed: &Deployed, of: &Arc<OfVersion>) -> bool {
+        self.of(deployed).is_some_and(|now| Arc::ptr_eq(&now, of))
+    }
+
+    /// What is shown of a function's checkpoint.
+    pub(in crate::engine) fn info(&self, key: &FunctionKey) -> CheckpointInfo {
+        let Some(of) = lock(&self.versions).get(key).cloned() else {
+            return CheckpointInfo {
+                state: "none".to_owned(),
+                reason: Some("it was not used since the node started".to_owned()),
+                ..CheckpointInfo::default()
+            };
+        };
+        let state = of.state.borrow().clone();
+        match state {
+            State::Making => CheckpointInfo { state: "making".to_owned(), ..CheckpointInfo::default() },
+            State::None(reason) => CheckpointInfo {
+                state: "none".to_owned(),
+                reason: Some(reason.to_string()),
+                ..CheckpointInfo::default()
+            },
+            State::Ready(image) => CheckpointInfo {
+                state: "ready".to_owned(),
+                reason: None,
+                bytes: Some(image.pages_bytes()),
+                in_memory: lock(&of.template).is_some(),
+            },
+        }
+    }
+
+    /// Forgets a function's checkpoint: nothing of it is left in memory or on disk.
+    pub(in crate::engine) fn forget(&self, key: &FunctionKey) {
+        drop(lock(&self.versions).remove(key));
+        self.remove_others(key, None);
+    }
+}
+
+/// Why a function of this kind cannot have a checkpoint, before anything is tried.
+fn never(deployed: &Deployed) -> Option<&'static str> {
+    match (&deployed.spec.entry, deployed.spec.runtime) {
+        _ if deployed.spec.checkpoint == CheckpointMode::Off => {
+            Some("stratos.toml says checkpoint = \"off\"")
+        }
+        (Entry::Client { .. }, _) => {
+            Some("it brings its own Runtime API client, which does not say when it is ready")
+        }
+        (_, Runtime::Native) => Some("a native program does not say when it is ready"),
+        (Entry::Handler(_) | Entry::Start(_), Runtime::Node24 | Runtime::Python313) => None,
+    }
+}
+
+impl Engine {
+    /// How the next instance of a version is started: from its checkpoint, or afresh.
+    ///
+    /// # Errors
+    /// When the function requires a checkpoint and there is none.
+    pub(in crate::engine) async fn origin(
+        &self,
+        deployed: &Arc<Deployed>,
+    ) -> Result<Option<Origin>, ApiError> {
+        // An older version has none, also when it would require one: it is asked for by name, or just being replaced.
+        if !self.is_current(deployed) {
+            return Ok(None);
+        }
+        let required = deployed.spec.checkpoint == CheckpointMode::Required;
+        let of = self.prepare(deployed);
+        let state = of.state.borrow().clone();
+        let reason = match state {
+            State::Ready(image) => {
+                let held = lock(&of.held).take();
+                if deployed.spec.held > 0 {
+                    tokio::spawn(self.clone().refill(
+                        Arc::clone(deployed),
+                        Arc::clone(&of),
+                        Arc::clone(&image),
+                    ));
+                }
+                if let Some(held) = held {
+                    return Ok(Some(Origin::Held(held)));
+                }
+                match self.template_of(deployed, &of, image).await {
+                    Ok(template) => return Ok(Some(Origin::Template(template))),
+                    Err(reason) => reason,
+                }
+            }
+            State::Making if required => Arc::from("it is being made"),
+            State::Making => return Ok(None),
+            State::None(reason) => reason,
+        };
+        if !required {
+            return Ok(None);
+        }
+        let message = format!("the function requires a checkpoint and has none: {reason}");
+        Err(ApiError::new(ErrorCode::FunctionInitFailed, message)
+            .hint("change what stands in the way, or write checkpoint = \"auto\" in stratos.toml"))
+    }
+
+    fn is_current(&self, deployed: &Deployed) -> bool {
+        super::read(&self.0.current).get(&deployed.key).is_some_and(|now| now.version == deployed.version)
+    }
+
+    /// Looks at the images that an earlier run has left, so that their functions need not start afresh once more.
+    pub(in crate::engine) async fn find_all(self) {
+        // The first requests come first.
+        tokio::time::sleep(FIND_AFTER).await;
+        for (key, version) in self.0.checkpoints.on_disk() {
+            if self.0.stopping.load(Ordering::Acquire) {
+                return;
+            }
+            match self.resolve(&key, None).await {
+                Ok(deployed) if deployed.version == version => drop(self.prepare(&deployed)),
+                Ok(_) => {}
+                Err(error) => tracing::debug!(function = %key, %error, "a checkpoint is not looked at"),
+            }
+        }
+    }
+
+    /// Waits for the checkpoint of a function that requires one. To be called before memory is set aside for an instance:
+    /// making the checkpoint takes as much.
+    pub(in crate::engine) async fn await_required(&self, deployed: &Arc<Deployed>) {
+        if deployed.spec.checkpoint != CheckpointMode::Required || !self.is_current(deployed) {
+            return;
+        }
+        let of = self.prepare(deployed);
+        // The sender lives as long as `of`.
+        drop(of.state.subscribe().wait_for(|state| !matches!(state, State::Making)).await);
+    }
+
+    /// A restored instance gave no answer to its first request. When each does, it may be the checkpoint's fault and not
+    /// the function's: starts are fresh for a while then.
+    pub(in crate::engine) fn restored_crashed(&self, deployed: &Deployed) {
+        let Some(of) = self.0.checkpoints.of(deployed) else { return };
+        let required = deployed.spec.checkpoint == CheckpointMode::Required;
+        if of.crashes.fetch_add(1, Ordering::AcqRel) + 1 >= MOST_CRASHES && !required {
+            let reason =
+                format!("{MOST_CRASHES} restored instances in a row gave no answer to their first request");
+            self.give_up(deployed, &of, &reason, Some(RETRY));
+        }
+    }
+
+    /// An instance could not be restored, or did not come back.
+    pub(in crate::engine) fn restore_failed(&self, deployed: &Deployed, error: &StartError) {
+        let Some(of) = self.0.checkpoints.of(deployed) else { return };
+        match error {
+            StartError::Restore { source } => drop(self.template_failed(deployed, &of, source)),
+            // Nothing about the checkpoint: no user id, no cgroup, no descriptor.
+            error => {
+                tracing::warn!(function = %deployed.key, error = %chain(error), "an instance was not restored");
+            }
+        }
+    }
+
+    /// The same of a restored process that ended, or did not become ready.
+    pub(in crate::engine) fn did_not_come_back(&self, deployed: &Deployed, error: &ApiError) {
+        if let Some(of) = self.0.checkpoints.of(deployed) {
+            self.give_up(deployed, &of, &chain(error), Some(RETRY));
+        }
+    }
+
+    /// What fails because a process was killed, or the machine is busy or out of something, passes: only the template goes.
+    fn template_failed(&self, deployed: &Deployed, of: &OfVersion, error: &TemplateError) -> Arc<str> {
+        let reason = chain(error);
+        let passes = match error {
+            TemplateError::Ended
+            | TemplateError::Late { .. }
+            | TemplateError::Spawn(_)
+            | TemplateError::System { .. } => true,
+            TemplateError::Unsupported
+            | TemplateError::Plan(_)
+            | TemplateError::MappedFile { .. }
+            | TemplateError::Call { .. } => false,
+        };
+        if passes {
+            tracing::warn!(function = %deployed.key, %reason, "a template is made again");
+            drop(lock(&of.template).take());
+            return reason.into();
+        }
+        self.give_up(deployed, of, &reason, Some(RETRY))
+    }
+
+    /// There is no checkpoint of a version from now on; after `retry`, a cold start makes another.
+    fn give_up(
+        &self,
+        deployed: &Deployed,
+        of: &OfVersion,
+        reason: &str,
+        retry: Option<Duration>,
+    ) -> Arc<str> {
+        let reason: Arc<str> = reason.into();
+        tracing::warn!(function = %deployed.key, version = deployed.version, %reason, "a checkpoint is not usable");
+        platform_line(&self.log(&deployed.key), "-", None, format!("CHECKPOINT none: {reason}"));
+        *lock(&of.retry_at) = retry.map(|retry| Instant::now() + retry);
+        of.state.send_replace(State::None(Arc::clone(&reason)));
+        drop(lock(&of.template).take());
+        drop(std::mem::take(&mut *lock(&of.held)));
+        remove(&self.0.checkpoints.path(&deployed.key, deployed.version));
+        reason
+    }
+
+    /// The checkpoint of the current version: what is known of it, or what is on disk, or one that is made now.
+    pub(in crate::engine) fn prepare(&self, deployed: &Arc<Deployed>) -> Arc<OfVersion> {
+        let state = match never(deployed) {
+            _ if !self.0.checkpoints.on => State::None("this node makes none (--checkpoints off)".into()),
+            Some(reason) => State::None(reason.into()),
+            None => State::Making,
+        };
+        let of = {
+            let mut versions = lock(&self.0.checkpoints.versions);
+            if let Some(of) = versions.get(&deployed.key).filter(|of| of.is_for(deployed.version)) {
+                return Arc::clone(of);
+            }
+            let of = Arc::new(OfVersion {
+                version: deployed.version,
+                state: watch::Sender::new(state),
+                template: Mutex::default(),
+                building: tokio::sync::Mutex::default(),
+                held: Mutex::default(),
+                retry_at: Mutex::default(),
+                refilling: AtomicBool::new(false),
+                crashes: AtomicU32::new(0),
+            });
+            drop(versions.insert(deployed.key.clone(), Arc::clone(&of)));
+            of
+        };
+        self.0.checkpoints.remove_others(&deployed.key, Some(deployed.version));
+        if matches!(*of.state.borrow(), State::Making) {
+            tokio::spawn(self.clone().find_or_make(Arc::clone(deployed), Arc::clone(&of)));
+        }
+        of
+    }
+
+    async fn find_or_make(self, deployed: Arc<Deployed>, of: Arc<OfVersion>) {
+        let path = self.0.checkpoints.path(&deployed.key, deployed.version);
+        let found = {
+            let (engine, deployed, path) = (self.clone(), Arc::clone(&deployed), path.clone());
+            tokio::task::spawn_blocking(move || engine.usable(&deployed, &path)).await
+        };
+        let image = match found.ok().flatten() {
+            Some(image) => Ok(image),
+            None => self.make(&deployed, &path).await,
+        };
+        if !self.0.checkpoints.is_current(&deployed, &of) {
+            // Another version is current by now.
+            remove(&path);
+            of.state.send_replace(State::None("only the current version has a checkpoint".into()));
+            return;
+        }
+        match image {
+            Ok(image) => {
+                let image = Arc::new(image);
+                of.state.send_replace(State::Ready(Arc::clone(&image)));
+                if deployed.spec.held > 0 {
+                    self.refill(deployed, of, image).await;
+                }
+            }
+            Err(NotMade { reason, retry }) => {
+                self.give_up(&deployed, &of, &reason, retry);
+            }
+        }
+    }
+}
+
+/// An error with its causes, in one line.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
