@@ -1,6 +1,6 @@
 """Imported by Python at its start in ``start = "python server.py"`` functions (this folder is on PYTHONPATH): reports the start, takes
 the release frame, and removes its variable, so that child processes of the server do not do the same. To be checkpointed, the server
-parks once it listens instead."""
+parks once it listens instead, and a Runtime API client when it asks for ``restore/next``."""
 
 import os
 
@@ -13,6 +13,10 @@ if os.environ.pop("STRATOS_STATUS_FD", None) is not None:
         import stratos_server
 
         stratos_server.park_when_listening(int(_port))
+    elif stratos._checkpoint and os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") == "snap-start":
+        import stratos_snapstart
+
+        stratos_snapstart.join()
     else:
         stratos._wait_for_release()
         if _port.isdigit():

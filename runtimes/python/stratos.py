@@ -91,11 +91,16 @@ def _wait_for_release():
     _reseed(header[16:48])
 
 
-def _park():
-    """Tells the agent that this process parks, and blocks until it is released."""
+def _announce_park():
+    """Tells the agent that this process parks next."""
     if _checkpoint:
         stratos_reseed.prepare()
     _mark(b"P")
+
+
+def _park():
+    """Tells the agent that this process parks, and blocks until it is released."""
+    _announce_park()
     _wait_for_release()
 
 

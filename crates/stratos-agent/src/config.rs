@@ -106,6 +106,10 @@ pub struct Options {
     #[arg(long, value_name = "SIZE", value_parser = template_memory)]
     pub template_memory: Option<u64>,
 
+    /// How long a function's SnapStart hooks may take: those before its checkpoint, and those after each restore.
+    #[arg(long, value_name = "TIME", default_value = "10s")]
+    pub hook_limit: Timeout,
+
     /// Most requests that wait for one function.
     #[arg(long, value_name = "N", default_value_t = 1000)]
     pub queue: usize,

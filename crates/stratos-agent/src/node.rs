@@ -131,6 +131,7 @@ async fn serve(options: &Options, memory: &Memory, sandbox: Arc<Sandbox>) -> Res
             checkpoint_dir: options.state.join("checkpoints"),
             checkpoints: options.checkpoints,
             template_budget: options.template_budget(memory_budget),
+            hook_limit: options.hook_limit.duration(),
             idle_timeout: options.idle_timeout(),
             queue_limit: options.queue,
             memory_budget,

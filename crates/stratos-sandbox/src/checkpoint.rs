@@ -1,18 +1,20 @@
 //! Checkpoints of instances, and templates to restore them from.
 
 use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::mount::{OpenTreeFlags, open_tree};
-use stratos_checkpoint::dump::{DumpError, Dumped, Target, dump};
+use stratos_checkpoint::dump::{Connection, DumpError, Dumped, Park, Target, dump};
 use stratos_checkpoint::image::Image as Checkpoint;
 use stratos_checkpoint::template::{Template, TemplateError};
 
 use crate::image::Image;
 use crate::instance::Instance;
 use crate::launch::OOM_SCORE;
+use crate::network::RUNTIME_PORT;
 use crate::plan::InstancePlan;
 
 /// The null device, stdout, stderr, park and status pipe: see [`Instance`].
@@ -27,15 +29,29 @@ const TASK: &str = "var/task";
 /// # Errors
 /// See [`DumpError`]; no file is left then.
 pub fn checkpoint(instance: &Instance, subject: &str, path: &Path) -> Result<Dumped, DumpError> {
+    checkpoint_at(instance, Park::Release(PARK), subject, path)
+}
+
+/// The same of an instance that waits for an answer of its Runtime API, to a request that came from `client`. What is
+/// restored from it has a connection from there to its own Runtime API, the first that is accepted, and waits for the
+/// answer.
+///
+/// # Errors
+/// As [`checkpoint`].
+pub fn checkpoint_awaiting(
+    instance: &Instance,
+    client: SocketAddrV4,
+    subject: &str,
+    path: &Path,
+) -> Result<Dumped, DumpError> {
+    let peer = SocketAddrV4::new(Ipv4Addr::LOCALHOST, RUNTIME_PORT);
+    checkpoint_at(instance, Park::Answer(Connection { local: client, peer }), subject, path)
+}
+
+fn checkpoint_at(instance: &Instance, park: Park, subject: &str, path: &Path) -> Result<Dumped, DumpError> {
     let root = PathBuf::from(format!("/proc/{}/root", instance.pid()));
-    let target = Target {
-        pid: instance.pid(),
-        inherited: INHERITED,
-        park: PARK,
-        subject,
-        scratch: "/tmp",
-        root: &root,
-    };
+    let target =
+        Target { pid: instance.pid(), inherited: INHERITED, park, subject, scratch: "/tmp", root: &root };
     dump(&target, path)
 }
 

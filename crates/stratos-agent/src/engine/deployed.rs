@@ -136,6 +136,11 @@ impl Deployed {
     /// The same for an instance that is started to be checkpointed: its runtime parks when it could serve.
     pub(super) fn plan_for_checkpoint(&self, id: InstanceId) -> InstancePlan {
         let mut plan = self.plan_with(id, variable("STRATOS_CHECKPOINT", "1"));
+        if matches!(self.spec.entry, Entry::Client { .. }) {
+            // Its client runs hooks and asks for `restore/next`, where it is dumped.
+            plan.env.retain(|variable| !variable.as_bytes().starts_with(INITIALIZATION_TYPE.as_bytes()));
+            plan.env.push(variable(INITIALIZATION_TYPE, "snap-start"));
+        }
         if !self.spec.prime.is_empty() {
             let prime = serde_json::to_string(&self.spec.prime).expect("texts are JSON");
             plan.env.push(variable("STRATOS_PRIME", &prime));
@@ -289,7 +294,7 @@ fn env(spec: &FunctionSpec, key: &FunctionKey, version: Version) -> Vec<CString>
         ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", memory),
         ("AWS_LAMBDA_LOG_GROUP_NAME", log_group),
         ("AWS_EXECUTION_ENV", format!("StratOS_{}", spec.runtime)),
-        ("AWS_LAMBDA_INITIALIZATION_TYPE", "on-demand".to_owned()),
+        (INITIALIZATION_TYPE, "on-demand".to_owned()),
         ("AWS_REGION", "local".to_owned()),
         ("AWS_DEFAULT_REGION", "local".to_owned()),
     ];
@@ -333,6 +338,8 @@ fn env(spec: &FunctionSpec, key: &FunctionKey, version: Version) -> Vec<CString>
     merged.iter().map(|(name, value)| variable(name, value)).collect()
 }
 
+/// How an instance is started, as clients of the Runtime API are told.
+const INITIALIZATION_TYPE: &str = "AWS_LAMBDA_INITIALIZATION_TYPE";
 /// Where the Runtime API listens in every instance's network namespace.
 const RUNTIME_API: &str = "127.0.0.1:9001";
 

@@ -134,21 +134,65 @@ fn signal_name(signal: i32) -> String {
 
 /// The handler threw, or init did: `detail` is what the bootstrap reported.
 pub(super) fn reported(code: ErrorCode, detail: Value) -> ApiError {
-    let text = |key: &str| detail.get(key).and_then(Value::as_str).unwrap_or_default();
-    let (kind, message) = (text("errorType"), text("errorMessage"));
-    let said = match (kind, message) {
-        ("", "") => "no reason given".to_owned(),
-        ("", message) => message.to_owned(),
-        (kind, "") => kind.to_owned(),
-        (kind, message) => format!("{kind}: {message}"),
-    };
     let what = match code {
         ErrorCode::FunctionInitFailed => "the function failed to initialize",
         _ => "the function returned an error",
     };
-    let mut error = ApiError::new(code, format!("{what}: {said}"));
+    let mut error = ApiError::new(code, format!("{what}: {}", said(&detail)));
     error.detail = Some(detail);
     error
+}
+
+/// What a report says, in one line.
+fn said(detail: &Value) -> String {
+    let text = |key: &str| detail.get(key).and_then(Value::as_str).unwrap_or_default();
+    match (text("errorType"), text("errorMessage")) {
+        ("", "") => "no reason given".to_owned(),
+        ("", message) => message.to_owned(),
+        (kind, "") => kind.to_owned(),
+        (kind, message) => format!("{kind}: {message}"),
+    }
+}
+
+/// What a function runs around its checkpoint (SnapStart).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hook {
+    BeforeSnapshot,
+    AfterRestore,
+}
+
+impl Hook {
+    /// What awslambdaric exits with when one fails.
+    pub(super) const fn exit_code(self) -> i32 {
+        match self {
+            Self::BeforeSnapshot => 64,
+            Self::AfterRestore => 65,
+        }
+    }
+
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::BeforeSnapshot => "before-snapshot",
+            Self::AfterRestore => "after-restore",
+        }
+    }
+}
+
+/// A hook threw: `detail` is what the client reported.
+pub(super) fn hook_failed(hook: Hook, detail: Value) -> ApiError {
+    let mut error = ApiError::new(
+        ErrorCode::FunctionInitFailed,
+        format!("one of the function's {} hooks failed: {}", hook.as_str(), said(&detail)),
+    )
+    .hint("`stratos logs` shows what it printed; checkpoint = \"off\" in stratos.toml does without");
+    error.detail = Some(detail);
+    error
+}
+
+pub(super) fn hooks_timed_out(hook: Hook, limit: std::time::Duration) -> ApiError {
+    let message = format!("the function's {} hooks took longer than {limit:?}", hook.as_str());
+    ApiError::new(ErrorCode::FunctionInitFailed, message)
+        .hint("do less in them, or give them more time with --hook-limit of the node; the instance was ended")
 }
 
 /// Whether an error can come from a read of the runtime layer that failed: the process died (of SIGBUS, say, for a page

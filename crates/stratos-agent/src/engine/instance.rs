@@ -21,13 +21,13 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::deployed::{Deployed, HTTP_PORT};
-use super::failure::{Death, During, EndReason, timed_out};
+use super::failure::{Death, During, EndReason, Hook, hooks_timed_out, timed_out};
 use super::held::Origin;
 use super::lock;
 use super::log::{FunctionLog, MAX_LINE_BYTES};
 use super::off_worker::OffWorker;
 use super::port::Port;
-use super::runtime_api::{InitState, Job, RuntimeApi};
+use super::runtime_api::{InitState, Job, RuntimeApi, StartedAs};
 
 /// Lines of stderr kept to explain a death.
 const STDERR_KEPT: usize = 10;
@@ -100,9 +100,23 @@ pub(super) struct StartTimes {
     pub(super) restored: bool,
 }
 
+/// Why an instance cannot take a request.
+#[derive(Debug)]
+pub(super) struct NotReady {
+    pub(super) error: ApiError,
+    /// It was restored, and the function's own hooks failed or took too long.
+    pub(super) in_hooks: bool,
+}
+
+impl From<ApiError> for NotReady {
+    fn from(error: ApiError) -> Self {
+        Self { error, in_hooks: false }
+    }
+}
+
 impl Instance {
     /// Starts an instance, from a checkpoint if there is one, and waits until it can take a request. `unusable` is told why
-    /// it was not; the instance is started afresh then.
+    /// it was not; the instance is started afresh then. `hook_limit`: how long hooks after a restore may take.
     ///
     /// # Errors
     /// Whose fault it is that it cannot: `function_init_failed`, `function_out_of_memory`, `function_timeout`
@@ -112,8 +126,9 @@ impl Instance {
         deployed: Arc<Deployed>,
         log: Arc<FunctionLog>,
         origin: Option<Origin>,
+        hook_limit: Duration,
         unusable: impl FnOnce(&StartError),
-    ) -> Result<(Arc<Self>, StartTimes), ApiError> {
+    ) -> Result<(Arc<Self>, StartTimes), NotReady> {
         let began = Instant::now();
         let id = match &origin {
             Some(Origin::Held(held)) => held.id,
@@ -135,9 +150,13 @@ impl Instance {
         let pipes = Pipes::take(&mut inner, restored.then_some(id)).map_err(|e| internal(&e))?;
         let listener = inner.take_runtime_listener();
 
+        let started_as = match deployed.spec.entry {
+            Entry::Client { .. } if restored => StartedAs::Restored,
+            Entry::Client { .. } | Entry::Handler(_) | Entry::Start(_) => StartedAs::Fresh,
+        };
         let (way_in, init, runtime_api) = match &deployed.spec.entry {
             Entry::Handler(_) | Entry::Client { .. } => {
-                let (api, jobs, init) = RuntimeApi::new(&deployed.arn());
+                let (api, jobs, init) = RuntimeApi::new(&deployed.arn(), started_as);
                 let listener = tokio::net::TcpListener::from_std(listener).map_err(|e| internal(&e))?;
                 let task = tokio::spawn(Arc::clone(&api).serve(listener, deployed.spec.concurrency));
                 (WayIn::Handler(jobs), Some((init, api)), Some(task))
@@ -166,7 +185,8 @@ impl Instance {
             tokio::spawn(Arc::clone(&instance).read_output(pipes.stderr, "stderr", log)),
         ];
         tokio::spawn(Arc::clone(&instance).watch(output, api));
-        let result = instance.become_ready(pipes.status, init).await;
+        let hook_limit = (started_as == StartedAs::Restored).then_some(hook_limit);
+        let result = instance.become_ready(pipes.status, init, hook_limit).await;
         match result {
             Ok((running, ready)) => {
                 let running = running.unwrap_or(executed).max(executed);
@@ -185,7 +205,8 @@ impl Instance {
         self: &Arc<Self>,
         status: pipe::Receiver,
         init: Option<watch::Receiver<InitState>>,
-    ) -> Result<(Option<Instant>, Instant), ApiError> {
+        hook_limit: Option<Duration>,
+    ) -> Result<(Option<Instant>, Instant), NotReady> {
         let running = Arc::new(OnceLock::new());
         tokio::spawn(read_status(status, Arc::clone(&running), Arc::clone(self)));
         let ready = async {
@@ -194,12 +215,16 @@ impl Instance {
                     let state = init.wait_for(|state| !matches!(state, InitState::Running)).await;
                     match state.map(|state| state.clone()) {
                         Ok(InitState::Ready(at)) => Ok(at),
-                        Ok(InitState::Failed(error)) => Err(error),
-                        // The API went away with the instance: its death says more.
-                        Ok(InitState::Running) | Err(_) => std::future::pending().await,
+                        Ok(InitState::Failed(error)) => Err(error.into()),
+                        Ok(InitState::RestoreFailed(error)) => Err(NotReady { error, in_hooks: true }),
+                        // The API went away with the instance: its death says more. No instance that serves is asked to
+                        // wait to be restored.
+                        Ok(InitState::Running | InitState::AwaitsRestore(_)) | Err(_) => {
+                            std::future::pending().await
+                        }
                     }
                 }
-                (None, WayIn::Http(port)) => port.wait(self).await.map(|()| Instant::now()),
+                (None, WayIn::Http(port)) => Ok(port.wait(self).await.map(|()| Instant::now())?),
                 (None, WayIn::Handler(_)) => unreachable!("a handler has a Runtime API"),
             }
         };
@@ -208,8 +233,13 @@ impl Instance {
             // An init error is reported and then the process exits: what it reported says more.
             biased;
             ready = ready => ready?,
-            death = self.death() => return Err(death.error(During::Init, self.deployed.spec.memory)),
-            () = tokio::time::sleep(timeout) => return Err(timed_out(&self.deployed.spec, During::Init)),
+            death = self.death() => {
+                let hook = Hook::AfterRestore;
+                let in_hooks = hook_limit.is_some() && death.code == Some(hook.exit_code());
+                return Err(NotReady { error: death.error(During::Init, self.deployed.spec.memory), in_hooks });
+            }
+            () = tokio::time::sleep(timeout) => return Err(timed_out(&self.deployed.spec, During::Init).into()),
+            error = hooks_end(hook_limit) => return Err(NotReady { error, in_hooks: true }),
         };
         // The byte was written long before the first request was asked for; a program without a bootstrap writes none.
         Ok((running.get().copied(), ready))
@@ -404,6 +434,17 @@ impl Instance {
                 message: text,
             });
         }
+    }
+}
+
+/// What is said of hooks that did not end in time; never, without a limit.
+async fn hooks_end(limit: Option<Duration>) -> ApiError {
+    match limit {
+        Some(limit) => {
+            tokio::time::sleep(limit).await;
+            hooks_timed_out(Hook::AfterRestore, limit)
+        }
+        None => std::future::pending().await,
     }
 }
 

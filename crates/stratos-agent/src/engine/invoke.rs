@@ -108,7 +108,7 @@ impl Engine {
                 if outcome.meta.restored
                     && matches!(error.code, ErrorCode::FunctionCrashed | ErrorCode::FunctionTimeout) =>
             {
-                self.restored_crashed(&deployed);
+                self.restored_crashed(&deployed, error);
             }
             _ => {}
         }

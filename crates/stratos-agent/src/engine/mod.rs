@@ -6,6 +6,7 @@
 //! was delivered is never tried again.
 
 mod checkpoint;
+mod checkpointable;
 mod deployed;
 pub mod error_report;
 pub(crate) mod failure;
@@ -20,6 +21,7 @@ mod port;
 mod record;
 mod retry;
 mod runtime_api;
+mod snap_start;
 mod start;
 mod streamed;
 
@@ -55,6 +57,8 @@ pub struct EngineConfig {
     pub checkpoints: bool,
     /// Memory for templates in bytes.
     pub template_budget: u64,
+    /// How long SnapStart hooks may take, before a checkpoint and after each restore.
+    pub hook_limit: Duration,
     /// How long an instance without requests is kept.
     pub idle_timeout: Duration,
     /// Most requests that wait for one version's instances.

@@ -1,25 +1,69 @@
 //! An instance that is started in order to be checkpointed: it initialises, and waits for a release that never comes.
 
 use std::collections::VecDeque;
+use std::net::SocketAddrV4;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
+use stratos_checkpoint::dump::{DumpError, Dumped};
 use stratos_sandbox::Sandbox;
+use stratos_sys::process;
 use stratos_types::InstanceId;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use tokio::net::unix::pipe;
 
+use super::checkpointable::{ParkPoint, park_point};
 use super::deployed::Deployed;
+use super::failure::Hook;
 use super::lock;
 use super::log::{FunctionLog, MAX_LINE_BYTES};
+use super::snap_start::SnapStart;
 
 /// What a runtime writes to the status pipe when it is about to park.
-const PARKS: u8 = b'P';
+pub(super) const PARKS: u8 = b'P';
 /// Lines kept to explain a failure.
 const LINES_KEPT: usize = 5;
 /// Most lines of one stream that an initialisation prints into the log.
 const MOST_LINES: usize = 1000;
+
+/// How long the exit code of a process that has closed its pipes is waited for.
+const EXIT_WAIT: Duration = Duration::from_millis(200);
+
+/// Why a checkpoint was not made.
+#[derive(Debug)]
+pub(super) struct NotMade {
+    pub(super) reason: String,
+    /// It may be different the next time.
+    pub(super) passes: bool,
+}
+
+impl NotMade {
+    /// For something that may be different the next time.
+    pub(super) fn for_now(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), passes: true }
+    }
+
+    /// For what the program does at each start.
+    pub(super) fn for_good(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), passes: false }
+    }
+}
+
+/// Why an instance does not park.
+#[derive(Debug)]
+pub(super) enum Unready {
+    /// Its process has ended.
+    Ended,
+    Refused(NotMade),
+}
+
+impl From<NotMade> for Unready {
+    fn from(reason: NotMade) -> Self {
+        Self::Refused(reason)
+    }
+}
 
 /// The instance. It ends with this, which must not be dropped on a thread that others wait for.
 pub(super) struct Parked {
@@ -27,10 +71,12 @@ pub(super) struct Parked {
     /// Closed, it would release the process.
     _park: OwnedFd,
     _status: pipe::Receiver,
+    /// Its own Runtime API client, and the address from which that waits to be restored.
+    client: Client,
 }
 
 impl Parked {
-    /// Starts an instance and waits until it says that it parks.
+    /// Starts an instance and waits until it parks. `hook_limit`: how long it may run hooks before.
     ///
     /// # Errors
     /// Why it does not, in words for the function's author.
@@ -38,45 +84,78 @@ impl Parked {
         sandbox: Arc<Sandbox>,
         deployed: &Arc<Deployed>,
         log: Arc<FunctionLog>,
-    ) -> Result<Self, String> {
+        hook_limit: Duration,
+    ) -> Result<Self, NotMade> {
         let id = InstanceId::random();
         let plan = deployed.plan_for_checkpoint(id);
         let starting = tokio::task::spawn_blocking(move || sandbox.start(&plan));
-        let started = starting.await.map_err(|error| error.to_string())?;
-        let mut instance = started.map_err(|error| format!("it cannot be started: {error}"))?;
+        let started = starting.await.map_err(|error| NotMade::for_now(error.to_string()))?;
+        let mut instance =
+            started.map_err(|error| NotMade::for_now(format!("it cannot be started: {error}")))?;
         let park = instance.take_park();
         let last = Arc::<Mutex<VecDeque<String>>>::default();
-        let receiver = |fd: OwnedFd| pipe::Receiver::from_owned_fd(fd).map_err(|error| error.to_string());
-        let reading = async {
-            for (stream, fd) in [("stdout", instance.take_stdout()), ("stderr", instance.take_stderr())] {
-                tokio::spawn(read_lines(receiver(fd)?, stream, id, Arc::clone(&log), Arc::clone(&last)));
-            }
-            receiver(instance.take_status())
-        };
-        let result = match reading.await {
-            Ok(mut status) => await_parking(&mut status, deployed, &last).await.map(|()| status),
-            Err(error) => Err(error),
-        };
-        match result {
-            Ok(status) => Ok(Self { instance, _park: park, _status: status }),
-            Err(reason) => {
+        let parking = park_instance(&mut instance, id, deployed, log, &last, hook_limit);
+        match parking.await {
+            Ok((status, client)) => Ok(Self { instance, _park: park, _status: status, client }),
+            Err(unready) => {
                 // Its end removes a cgroup and waits for a process.
-                tokio::task::spawn_blocking(move || drop((instance, park)));
-                Err(reason)
+                let ending = tokio::task::spawn_blocking(move || {
+                    let code = exit_code(&instance);
+                    drop((instance, park));
+                    code
+                });
+                match unready {
+                    Unready::Refused(reason) => Err(reason),
+                    Unready::Ended => Err(ended(ending.await.ok().flatten(), &last).await),
+                }
             }
         }
     }
 
-    pub(super) fn instance(&self) -> &stratos_sandbox::Instance {
-        &self.instance
+    /// Dumps it; it goes on to wait. Blocks.
+    ///
+    /// # Errors
+    /// See [`DumpError`].
+    pub(super) fn dump(&self, subject: &str, path: &Path) -> Result<Dumped, DumpError> {
+        match &self.client {
+            None => stratos_sandbox::checkpoint(&self.instance, subject, path),
+            Some((_, client)) => stratos_sandbox::checkpoint_awaiting(&self.instance, *client, subject, path),
+        }
     }
 }
 
-async fn await_parking(
-    status: &mut pipe::Receiver,
+type Client = Option<(SnapStart, SocketAddrV4)>;
+
+async fn park_instance(
+    instance: &mut stratos_sandbox::Instance,
+    id: InstanceId,
     deployed: &Deployed,
-    last: &Mutex<VecDeque<String>>,
-) -> Result<(), String> {
+    log: Arc<FunctionLog>,
+    last: &Arc<Mutex<VecDeque<String>>>,
+    hook_limit: Duration,
+) -> Result<(pipe::Receiver, Client), Unready> {
+    let failed = |error: std::io::Error| NotMade::for_now(error.to_string());
+    let receiver = |fd: OwnedFd| pipe::Receiver::from_owned_fd(fd).map_err(failed);
+    for (stream, fd) in [("stdout", instance.take_stdout()), ("stderr", instance.take_stderr())] {
+        tokio::spawn(read_lines(receiver(fd)?, stream, id, Arc::clone(&log), Arc::clone(last)));
+    }
+    let mut status = receiver(instance.take_status())?;
+    let client = match park_point(&deployed.spec).map_err(NotMade::for_good)? {
+        ParkPoint::Release => {
+            await_parking(&mut status, deployed).await?;
+            None
+        }
+        ParkPoint::RestoreNext => {
+            let mut client = SnapStart::begin(instance.take_runtime_listener(), deployed).map_err(failed)?;
+            let timeout = deployed.spec.timeout.duration();
+            let address = client.await_restore_next(&mut status, timeout, hook_limit).await?;
+            Some((client, address))
+        }
+    };
+    Ok((status, client))
+}
+
+async fn await_parking(status: &mut pipe::Receiver, deployed: &Deployed) -> Result<(), Unready> {
     let timeout = deployed.spec.timeout.duration();
     let parks = async {
         let mut bytes = [0; 16];
@@ -90,17 +169,35 @@ async fn await_parking(
     };
     match tokio::time::timeout(timeout, parks).await {
         Ok(true) => Ok(()),
-        Ok(false) => {
-            // What it said last may be on its way still.
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-            let said = lock(last).iter().cloned().collect::<Vec<_>>().join(" / ");
-            Err(format!("its initialisation ended{}{said}", if said.is_empty() { "" } else { ": " }))
-        }
-        Err(_) if deployed.spec.entry.is_http() => {
-            Err(format!("its server did not listen and wait for a request within {timeout:?}"))
-        }
-        Err(_) => Err(format!("its initialisation took longer than {timeout:?}")),
+        Ok(false) => Err(Unready::Ended),
+        Err(_) if deployed.spec.entry.is_http() => Err(NotMade::for_now(format!(
+            "its server did not listen and wait for a request within {timeout:?}"
+        ))
+        .into()),
+        Err(_) => Err(NotMade::for_now(format!("its initialisation took longer than {timeout:?}")).into()),
     }
+}
+
+/// The exit code of a process that has ended by itself, or is about to.
+fn exit_code(instance: &stratos_sandbox::Instance) -> Option<i32> {
+    let ended = process::ended_within(instance.pidfd(), EXIT_WAIT);
+    if !matches!(ended, Ok(true)) {
+        return None;
+    }
+    instance.wait().ok()?.code
+}
+
+async fn ended(code: Option<i32>, last: &Mutex<VecDeque<String>>) -> NotMade {
+    // What it said last may be on its way still.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let said = lock(last).iter().cloned().collect::<Vec<_>>().join(" / ");
+    let what = match code {
+        Some(code) if code == Hook::BeforeSnapshot.exit_code() => {
+            format!("a before-snapshot hook failed (exit status {code})")
+        }
+        _ => "its initialisation ended".to_owned(),
+    };
+    NotMade::for_now(format!("{what}{}{said}", if said.is_empty() { "" } else { ": " }))
 }
 
 async fn read_lines(

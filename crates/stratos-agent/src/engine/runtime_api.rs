@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -16,10 +17,11 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use stratos_api::{ApiError, ErrorCode};
 use stratos_types::{InvocationId, TraceContext};
+use tokio::io::AsyncWriteExt as _;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use super::error_report;
-use super::failure;
+use super::failure::{self, Hook};
 use super::lock;
 use crate::body::MAX_PAYLOAD;
 
@@ -36,6 +38,12 @@ const SPARE_CONNECTIONS: usize = 16;
 const MAX_HEAD: usize = 64 << 10;
 
 const PREFIX: &str = "/2018-06-01/runtime/";
+/// How a client names the kind of an error.
+const ERROR_TYPE: &str = "lambda-runtime-function-error-type";
+/// The kind of error that hooks before a snapshot end with.
+const BEFORE_SNAPSHOT: &[u8] = b"Runtime.BeforeSnapshotError";
+/// The answer to `restore/next`.
+const RESTORED: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}";
 
 /// One request on its way to a handler.
 pub(super) struct Job {
@@ -75,7 +83,22 @@ pub(super) enum InitState {
     Running,
     /// It asked for its first request at this time.
     Ready(Instant),
+    /// Its client has run its hooks, and waits on the connection from this address to be restored (SnapStart).
+    AwaitsRestore(SocketAddr),
     Failed(ApiError),
+    /// Hooks of a restored instance failed.
+    RestoreFailed(ApiError),
+}
+
+/// What an instance is started for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum StartedAs {
+    /// To serve.
+    Fresh,
+    /// To be dumped while its client waits for the answer to `restore/next`.
+    Original,
+    /// To serve, from where such a one was dumped.
+    Restored,
 }
 
 /// The state behind one instance's Runtime API.
@@ -83,16 +106,21 @@ pub(super) struct RuntimeApi {
     jobs: tokio::sync::Mutex<mpsc::UnboundedReceiver<Job>>,
     in_flight: Mutex<HashMap<InvocationId, oneshot::Sender<Reply>>>,
     init: watch::Sender<InitState>,
+    started_as: StartedAs,
     arn: HeaderValue,
 }
 
 impl RuntimeApi {
     /// The API of a new instance, the way to give it requests, and the way to learn that it is ready.
-    pub(super) fn new(arn: &str) -> (Arc<Self>, mpsc::UnboundedSender<Job>, watch::Receiver<InitState>) {
+    pub(super) fn new(
+        arn: &str,
+        started_as: StartedAs,
+    ) -> (Arc<Self>, mpsc::UnboundedSender<Job>, watch::Receiver<InitState>) {
         let (sender, jobs) = mpsc::unbounded_channel();
         let (init, ready) = watch::channel(InitState::Running);
         let arn = HeaderValue::from_str(arn).expect("a function's ARN is made of names");
-        let api = Self { jobs: tokio::sync::Mutex::new(jobs), in_flight: Mutex::default(), init, arn };
+        let jobs = tokio::sync::Mutex::new(jobs);
+        let api = Self { jobs, in_flight: Mutex::default(), init, started_as, arn };
         (Arc::new(api), sender, ready)
     }
 
@@ -100,10 +128,13 @@ impl RuntimeApi {
     pub(super) async fn serve(self: Arc<Self>, listener: tokio::net::TcpListener, concurrency: u32) {
         // One for each request at a time, and some for clients that open a new one before they close the old.
         let places = Arc::new(Semaphore::new(concurrency as usize + SPARE_CONNECTIONS));
+        // The first connection of a restored instance was made before any of its code ran. On it an answer is awaited to a
+        // request that was sent before the checkpoint.
+        let mut unanswered = self.started_as == StartedAs::Restored;
         loop {
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-            let stream = match listener.accept().await {
-                Ok((stream, _)) => stream,
+            let (mut stream, client) = match listener.accept().await {
+                Ok(accepted) => accepted,
                 Err(error) => {
                     // Out of file descriptors, most likely: others may be closed meanwhile.
                     tracing::warn!(%error, "cannot accept an instance's connection");
@@ -117,14 +148,21 @@ impl RuntimeApi {
             let api = Arc::clone(&self);
             let service = hyper::service::service_fn(move |request| {
                 let api = Arc::clone(&api);
-                async move { Ok::<_, Infallible>(api.answer(request).await) }
+                async move { Ok::<_, Infallible>(api.answer(request, client).await) }
             });
-            let connection = hyper::server::conn::http1::Builder::new()
-                // Never pipeline_flush: with it hyper writes nothing while half of another request is read, so a client
-                // that sends without reading would make it keep answers without bound.
-                .max_buf_size(MAX_HEAD)
-                .serve_connection(TokioIo::new(stream), service);
+            let answer = std::mem::take(&mut unanswered).then_some(RESTORED);
             tokio::spawn(async move {
+                if let Some(answer) = answer
+                    && let Err(error) = stream.write_all(answer).await
+                {
+                    tracing::debug!(%error, "an instance's connection ended before it was told that it is restored");
+                    return;
+                }
+                let connection = hyper::server::conn::http1::Builder::new()
+                    // Never pipeline_flush: with it hyper writes nothing while half of another request is read, so a client
+                    // that sends without reading would make it keep answers without bound.
+                    .max_buf_size(MAX_HEAD)
+                    .serve_connection(TokioIo::new(stream), service);
                 if let Err(error) = connection.await {
                     tracing::debug!(%error, "an instance's connection ended");
                 }
@@ -141,7 +179,7 @@ impl RuntimeApi {
         }
     }
 
-    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn answer(&self, request: Request<Incoming>, client: SocketAddr) -> Response<Full<Bytes>> {
         let (head, body) = request.into_parts();
         let Some(path) = head.uri.path().strip_prefix(PREFIX) else {
             return refusal(StatusCode::NOT_FOUND, "InvalidPath", "no such path in the Runtime API");
@@ -152,6 +190,8 @@ impl RuntimeApi {
             (&Method::POST, ["invocation", id, "response"]) => self.response(id, &head.headers, body).await,
             (&Method::POST, ["invocation", id, "error"]) => self.error(id, &head.headers, body).await,
             (&Method::POST, ["init", "error"]) => self.init_error(&head.headers, body).await,
+            (&Method::GET, ["restore", "next"]) => self.restore_next(client).await,
+            (&Method::POST, ["restore", "error"]) => self.restore_error(&head.headers, body).await,
             _ => refusal(StatusCode::NOT_FOUND, "InvalidPath", "no such path in the Runtime API"),
         }
     }
@@ -260,10 +300,43 @@ impl RuntimeApi {
             return refusal(StatusCode::FORBIDDEN, "InvalidStateTransition", "init is over");
         }
         let detail = error_detail(headers, body).await;
-        let error = failure::reported(ErrorCode::FunctionInitFailed, detail).hint(
-            "the function's code failed before its first request; `stratos logs` shows what it printed",
-        );
+        let named = headers.get(ERROR_TYPE).map(HeaderValue::as_bytes);
+        let error = match self.started_as {
+            StartedAs::Original if named == Some(BEFORE_SNAPSHOT) => {
+                failure::hook_failed(Hook::BeforeSnapshot, detail)
+            }
+            _ => failure::reported(ErrorCode::FunctionInitFailed, detail).hint(
+                "the function's code failed before its first request; `stratos logs` shows what it printed",
+            ),
+        };
         self.init.send_replace(InitState::Failed(error));
+        accepted()
+    }
+
+    /// The client can be dumped: the answer comes in each instance that is restored, where nobody asks for it.
+    async fn restore_next(&self, client: SocketAddr) -> Response<Full<Bytes>> {
+        let awaits = self.started_as == StartedAs::Original
+            && self.init.send_if_modified(|init| {
+                let first = matches!(init, InitState::Running);
+                if first {
+                    *init = InitState::AwaitsRestore(client);
+                }
+                first
+            });
+        match awaits {
+            true => std::future::pending().await,
+            false => refusal(StatusCode::FORBIDDEN, "InvalidStateTransition", "there is nothing to restore"),
+        }
+    }
+
+    async fn restore_error(&self, headers: &HeaderMap, body: Incoming) -> Response<Full<Bytes>> {
+        let restoring =
+            || self.started_as == StartedAs::Restored && matches!(*self.init.borrow(), InitState::Running);
+        if !restoring() {
+            return refusal(StatusCode::FORBIDDEN, "InvalidStateTransition", "nothing is being restored");
+        }
+        let detail = error_detail(headers, body).await;
+        self.init.send_replace(InitState::RestoreFailed(failure::hook_failed(Hook::AfterRestore, detail)));
         accepted()
     }
 
@@ -297,11 +370,11 @@ async fn error_detail(headers: &HeaderMap, body: Incoming) -> Value {
         Ok(body) => body.to_bytes(),
         Err(_) => Bytes::new(),
     };
-    error_report::parse(headers.get("lambda-runtime-function-error-type"), &body)
+    error_report::parse(headers.get(ERROR_TYPE), &body)
 }
 
 fn stream_error(trailers: &HeaderMap) -> Option<StreamError> {
-    let kind = trailers.get("lambda-runtime-function-error-type")?;
+    let kind = trailers.get(ERROR_TYPE)?;
     Some(StreamError::Reported(String::from_utf8_lossy(kind.as_bytes()).into_owned()))
 }
 

@@ -12,7 +12,7 @@ use stratos_types::CheckpointMode;
 use super::deployed::Deployed;
 use super::failure::EndReason;
 use super::held::Origin;
-use super::instance::{Instance, StartTimes};
+use super::instance::{Instance, NotReady, StartTimes};
 use super::invoke::platform_line;
 use super::pool::Pool;
 use super::{Engine, FunctionLog, lock};
@@ -109,24 +109,32 @@ impl Engine {
         let is_restored = origin.is_some();
         let start = |origin: Option<Origin>| {
             let (sandbox, of, log) = (Arc::clone(&self.0.sandbox), Arc::clone(deployed), Arc::clone(log));
-            Instance::start(sandbox, of, log, origin, |error: &StartError| {
+            Instance::start(sandbox, of, log, origin, self.0.config.hook_limit, |error: &StartError| {
                 self.restore_failed(deployed, error);
             })
         };
+        let afresh = async || start(None).await.map_err(|not_ready| not_ready.error);
         match start(origin).await {
+            // The function's own code, which would do the same in the next one.
+            Err(NotReady { error, in_hooks: true }) => {
+                self.restored_crashed(deployed, &error);
+                Err(error)
+            }
             // What was initialised once, and does not come back now, cannot be the function's fault.
-            Err(error) if is_restored && error.code == ErrorCode::FunctionInitFailed => {
+            Err(NotReady { error, .. }) if is_restored && error.code == ErrorCode::FunctionInitFailed => {
                 self.did_not_come_back(deployed, &error);
                 match deployed.spec.checkpoint {
                     CheckpointMode::Required => Err(error),
-                    CheckpointMode::Auto | CheckpointMode::Off => start(None).await,
+                    CheckpointMode::Auto | CheckpointMode::Off => afresh().await,
                 }
             }
-            Err(error) if is_restored && error.code == ErrorCode::FunctionTimeout => {
-                self.restored_crashed(deployed);
+            Err(NotReady { error, .. }) => {
+                if is_restored && error.code == ErrorCode::FunctionTimeout {
+                    self.restored_crashed(deployed, &error);
+                }
                 Err(error)
             }
-            started => started,
+            Ok(started) => Ok(started),
         }
     }
 

@@ -1,6 +1,7 @@
 //! What is open, from /proc/PID/fd and fdinfo, and for pipes and sockets from the files themselves.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -8,8 +9,9 @@ use rustix::net::sockopt;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use stratos_restorer::abi;
 use stratos_sys::pagemap::same_open_file;
+use stratos_sys::ptrace::Tracee;
 
-use super::{DumpError, While as _, link, read};
+use super::{Connection, DumpError, Park, While as _, link, read};
 use crate::image::{Descriptor, Object};
 
 /// Flags that open(2) takes again; the others are of the moment of opening (`O_CREAT`), or set by the kernel.
@@ -26,8 +28,8 @@ const REOPENED: i32 = libc::O_ACCMODE
 const MOST_PIPE_CONTENTS: usize = 64 << 10;
 
 /// A descriptor as /proc shows it.
-struct Open {
-    number: u32,
+pub(super) struct Open {
+    pub(super) number: u32,
     target: String,
     info: String,
 }
@@ -38,21 +40,23 @@ impl Open {
         line.split_once(':').map(|(_, value)| value.trim())
     }
 
-    fn flags(&self) -> i32 {
+    pub(super) fn flags(&self) -> i32 {
         self.info("flags").and_then(|text| i32::from_str_radix(text, 8).ok()).unwrap_or(0)
     }
 
-    fn refuse(&self, what: &str) -> DumpError {
+    pub(super) fn refuse(&self, what: &str) -> DumpError {
         DumpError::refused(format!("its descriptor {} ({}) {what}", self.number, self.target))
     }
 }
 
-pub(super) fn describe(pid: i32, inherited: u32) -> Result<Vec<Descriptor>, DumpError> {
+/// `connection`: the only one that it may have.
+pub(super) fn describe(
+    pid: i32,
+    inherited: u32,
+    connection: Option<Connection>,
+) -> Result<Vec<Descriptor>, DumpError> {
     let open = list(pid)?;
-    let process = Pid::from_raw(pid).ok_or_else(|| DumpError::refused("it has no number"))?;
-    let pidfd =
-        pidfd_open(process, PidfdFlags::empty()).map_err(Into::into).during(|| "open it".to_owned())?;
-    let context = Context { pid, pidfd, open: &open };
+    let context = Context { pid, pidfd: open_process(pid)?, open: &open, connection };
     let mut described: Vec<Descriptor> = Vec::with_capacity(open.len());
     let mut known = Known::default();
     for entry in &open {
@@ -66,7 +70,52 @@ pub(super) fn describe(pid: i32, inherited: u32) -> Result<Vec<Descriptor>, Dump
         let close_on_exec = entry.flags() & libc::O_CLOEXEC != 0;
         described.push(Descriptor { number: entry.number, close_on_exec, object });
     }
+    refuse_watched_connection(&open, &described)?;
     Ok(described)
+}
+
+/// What epoll(7) has told of a connection, and what it still will, is bound to the connection that is lost.
+fn refuse_watched_connection(open: &[Open], described: &[Descriptor]) -> Result<(), DumpError> {
+    let Some(connection) = described.iter().find(|d| matches!(d.object, Object::Connection { .. })) else {
+        return Ok(());
+    };
+    let is_it = |number: u32| {
+        let duplicate = Object::Duplicate { of: connection.number };
+        number == connection.number || described.iter().any(|d| d.number == number && d.object == duplicate)
+    };
+    let watches = |d: &&Descriptor| matches!(&d.object, Object::Epoll { entries } if entries.iter().any(|(number, ..)| is_it(*number)));
+    let watching = described.iter().find(watches);
+    match watching.and_then(|d| open.iter().find(|entry| entry.number == d.number)) {
+        Some(entry) => Err(entry.refuse("watches the connection on which it waits for an answer")),
+        None => Ok(()),
+    }
+}
+
+/// One of the threads must wait for an answer on the connection.
+pub(super) fn check_awaited(
+    pid: i32,
+    connection: &Connection,
+    stopped: &[Tracee],
+    memory: &File,
+) -> Result<(), DumpError> {
+    let open = list(pid)?;
+    let context = Context { pid, pidfd: open_process(pid)?, open: &open, connection: None };
+    let mut numbers = Vec::new();
+    let mut socket = None;
+    for entry in open.iter().filter(|entry| entry.target.starts_with("socket:[")) {
+        let copy = context.copy(entry)?;
+        if connection.is(&copy) {
+            numbers.push(entry.number);
+            socket = Some(copy);
+        }
+    }
+    let socket = socket.ok_or(DumpError::NotParked { park: Park::Answer(*connection) })?;
+    connection.check_awaited(&numbers, &socket, stopped, memory)
+}
+
+fn open_process(pid: i32) -> Result<OwnedFd, DumpError> {
+    let process = Pid::from_raw(pid).ok_or_else(|| DumpError::refused("it has no number"))?;
+    pidfd_open(process, PidfdFlags::empty()).map_err(Into::into).during(|| "open it".to_owned())
 }
 
 fn list(pid: i32) -> Result<Vec<Open>, DumpError> {
@@ -103,6 +152,8 @@ struct Context<'a> {
     pid: i32,
     pidfd: OwnedFd,
     open: &'a [Open],
+    /// The one that is written down.
+    connection: Option<Connection>,
 }
 
 impl Context<'_> {
@@ -202,9 +253,10 @@ impl Context<'_> {
         let listens = sockopt::socket_acceptconn(&socket).map_err(Into::into).during(during)?;
         match (inet, stream, listens) {
             (true, true, true) => listener(entry, socket),
-            (true, true, false) => {
-                Err(entry.refuse("is a TCP socket that does not listen, such as an open connection"))
-            }
+            (true, true, false) => match self.connection {
+                Some(connection) if connection.is(&socket) => connection.describe(entry, &socket),
+                _ => Err(entry.refuse("is a TCP socket that does not listen, such as an open connection")),
+            },
             (true, false, _) => Err(entry.refuse("is a UDP socket")),
             (false, true, false) if domain == rustix::net::AddressFamily::UNIX => {
                 self.socket_pair(entry, &socket, known)

@@ -3,6 +3,7 @@
 //! All its threads are stopped, its state is read from /proc and by system calls made in its place, and it goes on as if
 //! nothing had happened. Nothing is guessed: what the format has no words for is refused by name.
 
+mod connection;
 mod descriptors;
 mod mappings;
 mod remote;
@@ -19,6 +20,7 @@ use object::{Endianness, Object as _, ObjectSymbol as _};
 use stratos_sys::pagemap::Pagemap;
 use stratos_sys::ptrace::Tracee;
 
+pub use self::connection::Connection;
 use self::mappings::Maps;
 use self::remote::Remote;
 use crate::image::{self, Checkpoint, FormatError, Layout, Mapping, Process, SignalAction};
@@ -31,10 +33,10 @@ pub enum DumpError {
     #[error("{0}")]
     Refused(String),
     /// It does not wait to be released (yet).
-    #[error("it does not wait on descriptor {park} to be released")]
+    #[error("it does not wait {park}")]
     NotParked {
         /// Where it should wait.
-        park: u32,
+        park: Park,
     },
     /// Looking at it failed.
     #[error("cannot {what}")]
@@ -66,6 +68,24 @@ impl<T> While<T> for io::Result<T> {
     }
 }
 
+/// What a process waits for when it is dumped, and when it goes on from the image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Park {
+    /// Its first thread reads its release from this descriptor, one of those that it was given.
+    Release(u32),
+    /// A thread waits for the answer to a request, on the only connection that it has.
+    Answer(Connection),
+}
+
+impl std::fmt::Display for Park {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Release(descriptor) => write!(f, "on descriptor {descriptor} to be released"),
+            Self::Answer(Connection { peer, .. }) => write!(f, "for an answer from {peer}"),
+        }
+    }
+}
+
 /// What to dump.
 #[derive(Debug, Clone, Copy)]
 pub struct Target<'a> {
@@ -73,8 +93,8 @@ pub struct Target<'a> {
     pub pid: i32,
     /// The descriptors `0..inherited` are those that it was given: the null device, then pipes.
     pub inherited: u32,
-    /// Which of them it reads its release from.
-    pub park: u32,
+    /// What it waits for.
+    pub park: Park,
     /// What to write down that it is.
     pub subject: &'a str,
     /// Where it sees a folder that the image cannot hold and that must be empty.
@@ -117,7 +137,13 @@ pub fn dump(target: &Target<'_>, path: &Path) -> Result<Dumped, DumpError> {
 
 fn look(target: &Target<'_>, stopped: &mut [Tracee], memory: &File) -> Result<Checkpoint, DumpError> {
     let pid = target.pid;
-    threads::check_parked(&stopped[0], target.park)?;
+    let connection = match target.park {
+        Park::Release(descriptor) => threads::check_parked(&stopped[0], descriptor).map(|()| None)?,
+        Park::Answer(connection) => {
+            descriptors::check_awaited(pid, &connection, stopped, memory)?;
+            Some(connection)
+        }
+    };
     refuse_company(target)?;
     let maps = Maps::read(pid)?;
     let instruction = remote::find_instruction(&maps, memory)?;
@@ -148,7 +174,7 @@ fn look(target: &Target<'_>, stopped: &mut [Tracee], memory: &File) -> Result<Ch
         files,
         mappings,
         kernel_mappings: maps.of_kernel(),
-        descriptors: descriptors::describe(pid, target.inherited)?,
+        descriptors: descriptors::describe(pid, target.inherited, connection)?,
     })
 }
 

@@ -6,7 +6,7 @@ use stratos_sys::cpu::EXTENDED_ON_REQUEST;
 use stratos_sys::ptrace::Tracee;
 
 use super::remote::Remote;
-use super::{DumpError, While as _, read};
+use super::{DumpError, Park, While as _, read};
 use crate::image::Thread;
 
 /// How often the list of threads is looked at until it stays the same.
@@ -26,7 +26,7 @@ pub(super) fn tasks(pid: i32) -> Result<Vec<i32>, DumpError> {
 }
 
 /// Stops all threads: those that a running thread still starts, too. The first one comes first.
-pub(super) fn stop_all(pid: i32, park: u32) -> Result<Vec<Tracee>, DumpError> {
+pub(super) fn stop_all(pid: i32, park: Park) -> Result<Vec<Tracee>, DumpError> {
     let mut stopped: Vec<Tracee> = Vec::new();
     for _ in 0..ROUNDS {
         let known = stopped.len();
@@ -38,7 +38,7 @@ pub(super) fn stop_all(pid: i32, park: u32) -> Result<Vec<Tracee>, DumpError> {
                 Ok(tracee) => stopped.push(tracee),
                 // It has ended since it was listed.
                 Err(error) if error.raw_os_error() == Some(libc::ESRCH) && tid != pid => {}
-                // A signal was on its way to it: when it has had that, it is back at its read.
+                // A signal was on its way to it: when it has had that, it waits again.
                 Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
                     return Err(DumpError::NotParked { park });
                 }
@@ -58,7 +58,10 @@ pub(super) fn check_parked(first: &Tracee, park: u32) -> Result<(), DumpError> {
     let registers = first.stopped();
     let reading = registers.orig_rax == libc::SYS_read.cast_unsigned() && registers.rdi == u64::from(park);
     // What it was interrupted with by the stop itself: it has read nothing yet (ERESTARTSYS).
-    if reading && registers.rax.cast_signed() == -512 { Ok(()) } else { Err(DumpError::NotParked { park }) }
+    match reading && registers.rax.cast_signed() == -512 {
+        true => Ok(()),
+        false => Err(DumpError::NotParked { park: Park::Release(park) }),
+    }
 }
 
 /// A field of /proc/PID/status or of a thread's.

@@ -3,10 +3,11 @@
 //! it that a plan made from it touches nothing outside of the process that it describes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddrV4;
 
 use stratos_restorer::abi;
 
-use super::{Checkpoint, Descriptor, Object, PAGE};
+use super::{Checkpoint, ConnectionOptions, Descriptor, Object, PAGE};
 
 /// First address that no program has: x86-64 with four levels of page tables.
 const TOP: u64 = 0x7fff_ffff_f000;
@@ -21,6 +22,9 @@ const EXTENDED: std::ops::RangeInclusive<usize> = 576..=16_384;
 const SIGNALS: u32 = 64;
 const MOST_CONTENTS: usize = 64 << 10;
 const MOST_EPOLL: usize = 10_000;
+/// What the kernel takes for `TCP_KEEPIDLE` and `TCP_KEEPINTVL`, and for `TCP_KEEPCNT`.
+const KEEP_SECONDS: std::ops::RangeInclusive<u32> = 1..=32_767;
+const KEEP_COUNT: std::ops::RangeInclusive<u32> = 1..=127;
 
 /// What about metadata makes no sense.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -158,6 +162,18 @@ impl Checkpoint {
         Ok(())
     }
 
+    /// Whether a descriptor is the connection, or a duplicate of it.
+    fn is_connection(&self, number: u32) -> bool {
+        let object = |number: u32| {
+            let at = self.descriptors.binary_search_by_key(&number, |d| d.number).ok()?;
+            Some(&self.descriptors[at].object)
+        };
+        match object(number) {
+            Some(Object::Duplicate { of }) => matches!(object(*of), Some(Object::Connection { .. })),
+            found => matches!(found, Some(Object::Connection { .. })),
+        }
+    }
+
     fn check_descriptors(&self) -> Result<(), Invalid> {
         let all = || "descriptors".to_owned();
         ensure(
@@ -169,6 +185,7 @@ impl Checkpoint {
             number < below && self.descriptors.binary_search_by_key(&number, |d| d.number).is_ok()
         };
         let mut pairs: BTreeMap<(u32, bool), usize> = BTreeMap::new();
+        let mut connections = 0;
         for descriptor in &self.descriptors {
             let what = || format!("descriptor {}", descriptor.number);
             ensure(descriptor.number < abi::TARGET_FDS.cast_unsigned(), what, "its number is too large")?;
@@ -190,8 +207,19 @@ impl Checkpoint {
                     ensure(entries.len() <= MOST_EPOLL, what, "too much is registered")?;
                     let there = entries.iter().all(|(number, ..)| known(*number, u32::MAX));
                     ensure(there, what, "a registered descriptor is not there")?;
+                    let watched = entries.iter().any(|(number, ..)| self.is_connection(*number));
+                    ensure(!watched, what, "a connection is registered")?;
                 }
                 Object::Listener { backlog, .. } => ensure(*backlog <= 1 << 20, what, "its backlog")?,
+                Object::Connection { local, peer, flags, options } => {
+                    connections += 1;
+                    ensure(connections == 1, what, "a second connection")?;
+                    // Nothing else can be reached in an instance before its own code runs, and nothing else may.
+                    let own = |address: &SocketAddrV4| address.ip().is_loopback() && address.port() != 0;
+                    ensure(own(local) && own(peer), what, "not a connection within the instance")?;
+                    ensure(flags & !libc::O_NONBLOCK.cast_unsigned() == 0, what, "unknown flags")?;
+                    ensure(are_options(options), what, "its options")?;
+                }
             }
         }
         ensure(pairs.values().all(|count| *count == 2), all, "a pipe or pair without its other end")?;
@@ -202,6 +230,14 @@ impl Checkpoint {
         let pipes = pairs.keys().filter(|(_, pipe)| *pipe);
         ensure(pipes.into_iter().all(|(number, _)| ends(*number) == 1), all, "a pipe with two equal ends")
     }
+}
+
+fn are_options(options: &ConnectionOptions) -> bool {
+    let ConnectionOptions { keep_idle, keep_interval, keep_count, user_timeout, .. } = options;
+    KEEP_SECONDS.contains(keep_idle)
+        && KEEP_SECONDS.contains(keep_interval)
+        && KEEP_COUNT.contains(keep_count)
+        && i32::try_from(*user_timeout).is_ok()
 }
 
 fn check_range(start: u64, end: u64, what: impl Fn() -> String) -> Result<(), Invalid> {
@@ -295,8 +331,35 @@ pub(crate) mod tests {
                 descriptor(7, Object::Pipe { pipe: 0, flags: 0o4001, contents: vec![] }),
                 descriptor(8, Object::Duplicate { of: 6 }),
                 descriptor(9, Object::File { path: "/dev/null".to_owned(), flags: 2, position: 0 }),
+                descriptor(10, connection()),
             ],
             reseed: Some(0x40_0100),
+        }
+    }
+
+    fn connection() -> Object {
+        Object::Connection {
+            local: "127.0.0.1:40000".parse().unwrap(),
+            peer: "127.0.0.1:9001".parse().unwrap(),
+            flags: 0o4000,
+            options: ConnectionOptions {
+                no_delay: true,
+                keep_alive: false,
+                keep_idle: 7200,
+                keep_interval: 75,
+                keep_count: 9,
+                user_timeout: 0,
+            },
+        }
+    }
+
+    /// Changes the connection of the example.
+    fn change_connection(
+        checkpoint: &mut Checkpoint,
+        change: impl FnOnce(&mut SocketAddrV4, &mut u32, &mut ConnectionOptions),
+    ) {
+        if let Object::Connection { peer, flags, options, .. } = &mut checkpoint.descriptors[7].object {
+            change(peer, flags, options);
         }
     }
 
@@ -341,7 +404,7 @@ pub(crate) mod tests {
             (|c| c.threads[1].id = 1, "threads: not in ascending order"),
             (|c| c.threads[1].registers.truncate(5), "thread 2: it has not all registers"),
             (|c| c.threads[1].extended.truncate(100), "thread 2: its extended state"),
-            (|c| c.descriptors[6].number = 512, "descriptor 512: its number is too large"),
+            (|c| c.descriptors[7].number = 512, "descriptor 512: its number is too large"),
             (|c| c.descriptors[6].number = 0, "descriptors: not in ascending order"),
             (
                 |c| c.descriptors[5].object = Object::Duplicate { of: 8 },
@@ -358,6 +421,33 @@ pub(crate) mod tests {
             (
                 |c| c.descriptors[4].object = Object::Pipe { pipe: 0, flags: 0, contents: vec![] },
                 "descriptors: a pipe with two equal ends",
+            ),
+            (
+                |c| change_connection(c, |peer, _, _| peer.set_ip([10, 0, 0, 1].into())),
+                "descriptor 10: not a connection within the instance",
+            ),
+            (
+                |c| change_connection(c, |peer, _, _| peer.set_port(0)),
+                "descriptor 10: not a connection within the instance",
+            ),
+            (|c| change_connection(c, |_, flags, _| *flags = 0o2000), "descriptor 10: unknown flags"),
+            (|c| change_connection(c, |_, _, options| options.keep_count = 0), "descriptor 10: its options"),
+            (
+                |c| change_connection(c, |_, _, options| options.user_timeout = u32::MAX),
+                "descriptor 10: its options",
+            ),
+            (|c| c.descriptors[6].object = connection(), "descriptor 10: a second connection"),
+            (
+                |c| c.descriptors[2].object = Object::Epoll { entries: vec![(10, 1, 0)] },
+                "descriptor 5: a connection is registered",
+            ),
+            (
+                |c| {
+                    let object = Object::Duplicate { of: 10 };
+                    c.descriptors.push(Descriptor { number: 11, close_on_exec: false, object });
+                    c.descriptors[2].object = Object::Epoll { entries: vec![(11, 1, 0)] };
+                },
+                "descriptor 5: a connection is registered",
             ),
             (|c| c.reseed = Some(0x40_2000), "reseed: not in code"),
             (

@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 use super::{Checkpoint, Invalid, PAGE};
 
 const MAGIC: [u8; 8] = *b"STRATCKP";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const HEADER_BYTES: usize = 128;
 /// Most bytes of metadata. A Python process with pandas has some 0.5 MB.
 pub const MOST_METADATA: u64 = 16 << 20;

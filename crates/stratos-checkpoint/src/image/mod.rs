@@ -228,8 +228,33 @@ pub enum Object {
         reuse_address: bool,
         reuse_port: bool,
     },
+    /// The TCP connection on which an answer is awaited: the request was sent, and nothing of the answer has come.
+    Connection {
+        local: std::net::SocketAddrV4,
+        peer: std::net::SocketAddrV4,
+        flags: u32,
+        options: ConnectionOptions,
+    },
     /// One of two connected Unix sockets of the same process, with nothing on its way.
     SocketPair { pair: u32, socket_type: u32, flags: u32 },
+}
+
+/// Options of a TCP connection (tcp(7)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConnectionOptions {
+    /// `TCP_NODELAY`.
+    pub no_delay: bool,
+    /// `SO_KEEPALIVE`.
+    pub keep_alive: bool,
+    /// `TCP_KEEPIDLE`, seconds.
+    pub keep_idle: u32,
+    /// `TCP_KEEPINTVL`, seconds.
+    pub keep_interval: u32,
+    /// `TCP_KEEPCNT`.
+    pub keep_count: u32,
+    /// `TCP_USER_TIMEOUT`, milliseconds.
+    pub user_timeout: u32,
 }
 
 /// Bytes as text.

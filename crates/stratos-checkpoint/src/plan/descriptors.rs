@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use stratos_restorer::abi::{self, Call};
 
 use super::{Arena, call};
-use crate::image::{Descriptor, Object};
+use crate::image::{ConnectionOptions, Descriptor, Object};
 
 const AT_FDCWD: u64 = -100_i64 as u64;
 /// Where a new descriptor waits to be moved to its number: it is above all those of the process.
@@ -79,6 +79,7 @@ impl Plan<'_> {
                 }
             }
             Object::Listener { .. } => self.listener(descriptor),
+            Object::Connection { .. } => self.connection(descriptor),
         }
     }
 
@@ -205,6 +206,34 @@ impl Plan<'_> {
         self.calls.push(call(libc::SYS_listen, [number, u64::from(*backlog)]));
     }
 
+    /// Connects anew, from the same port: who accepts it knows what it is, and the process the address that it had. No code
+    /// of the process has run by then, so that it is the first to be accepted.
+    fn connection(&mut self, descriptor: &Descriptor) {
+        let Object::Connection { local, peer, flags, options } = &descriptor.object else { return };
+        let ConnectionOptions { no_delay, keep_alive, keep_idle, keep_interval, keep_count, user_timeout } =
+            *options;
+        let number = u64::from(descriptor.number);
+        let kind = libc::SOCK_STREAM as u64;
+        self.calls.push(call(libc::SYS_socket, [libc::AF_INET as u64, kind, 0]).keep(0));
+        self.place(descriptor);
+        for (level, name, value) in [
+            (libc::IPPROTO_TCP, libc::TCP_NODELAY, u32::from(no_delay)),
+            (libc::SOL_SOCKET, libc::SO_KEEPALIVE, u32::from(keep_alive)),
+            (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, keep_idle),
+            (libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, keep_interval),
+            (libc::IPPROTO_TCP, libc::TCP_KEEPCNT, keep_count),
+            (libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, user_timeout),
+        ] {
+            let value = self.arena.put(&value.to_le_bytes());
+            self.calls.push(call(libc::SYS_setsockopt, [number, level as u64, name as u64, value, 4]));
+        }
+        for (number_of_call, address) in [(libc::SYS_bind, local), (libc::SYS_connect, peer)] {
+            let (address, bytes) = self.socket_address(&SocketAddr::V4(*address));
+            self.calls.push(call(number_of_call, [number, address, bytes]));
+        }
+        self.status_flags(descriptor.number, *flags);
+    }
+
     /// `struct sockaddr_in` or `sockaddr_in6`.
     fn socket_address(&mut self, address: &SocketAddr) -> (u64, u64) {
         let mut bytes = Vec::with_capacity(28);
@@ -245,4 +274,53 @@ impl Plan<'_> {
 /// `O_CLOEXEC` for dup3.
 fn close_on_exec(descriptor: &Descriptor) -> u64 {
     if descriptor.close_on_exec { libc::O_CLOEXEC as u64 } else { 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// It blocks until it is connected, and is what it was only then.
+    #[test]
+    fn a_connection_is_made_from_its_old_port_and_then_what_it_was() {
+        let options = ConnectionOptions {
+            no_delay: true,
+            keep_alive: true,
+            keep_idle: 60,
+            keep_interval: 5,
+            keep_count: 3,
+            user_timeout: 0,
+        };
+        let object = Object::Connection {
+            local: "127.0.0.1:40000".parse().unwrap(),
+            peer: "127.0.0.1:9001".parse().unwrap(),
+            flags: libc::O_NONBLOCK.cast_unsigned(),
+            options,
+        };
+        let descriptor = Descriptor { number: 7, close_on_exec: true, object };
+        let mut arena = Arena::new(abi::PLAN);
+        let calls = reopen(&[descriptor], 0, &mut arena);
+        let memory = arena.into_bytes();
+        let at = |address: u64, bytes: usize| {
+            let at = (address - abi::PLAN) as usize;
+            memory[at..at + bytes].to_vec()
+        };
+        let of = |number: i64| {
+            let calls = calls.iter().enumerate().filter(move |(_, call)| i64::from(call.number) == number);
+            calls.map(|(index, call)| (index, call.args)).collect::<Vec<_>>()
+        };
+        let address = |port: u16| [&[2, 0], &port.to_be_bytes()[..], &[127, 0, 0, 1], &[0; 8]].concat();
+        let (bind, connect) = (of(libc::SYS_bind)[0], of(libc::SYS_connect)[0]);
+        assert_eq!((bind.1[0], at(bind.1[1], 16)), (7, address(40_000)));
+        assert_eq!((connect.1[0], at(connect.1[1], 16)), (7, address(9001)));
+        assert_eq!(of(libc::SYS_socket)[0].1[..3], [2, 1, 0]);
+        let set: Vec<_> =
+            of(libc::SYS_setsockopt).iter().map(|(_, a)| (a[1], a[2], at(a[3], 4)[0])).collect();
+        assert_eq!(set, [(6, 1, 1), (1, 9, 1), (6, 4, 60), (6, 5, 5), (6, 6, 3), (6, 18, 0)]);
+        let (blocks, nonblock) = (connect.0, of(libc::SYS_fcntl)[0]);
+        assert_eq!(nonblock.1[..3], [7, libc::F_SETFL as u64, libc::O_NONBLOCK as u64]);
+        assert!(bind.0 < blocks && blocks < nonblock.0);
+        let placed = of(libc::SYS_dup3).last().unwrap().1;
+        assert_eq!(placed[1..3], [7, libc::O_CLOEXEC as u64]);
+    }
 }

@@ -4,8 +4,8 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use stratos_checkpoint::dump::DumpError;
@@ -15,11 +15,11 @@ use stratos_store::Store;
 use stratos_types::{FunctionKey, Version};
 
 use super::templates::Reserved;
-use super::{Checkpoints, RETRY, chain};
+use super::{Checkpoints, chain};
 use crate::engine::Engine;
 use crate::engine::deployed::Deployed;
 use crate::engine::invoke::platform_line;
-use crate::engine::parked::Parked;
+use crate::engine::parked::{NotMade, Parked};
 
 /// How long the memory for making a checkpoint is waited for, and how often it is looked for.
 const MEMORY_WAIT: (Duration, Duration) = (Duration::from_secs(60), Duration::from_millis(500));
@@ -167,9 +167,8 @@ impl Engine {
     async fn make_with_memory(&self, deployed: &Arc<Deployed>, path: &Path) -> Result<Image, NotMade> {
         let began = Instant::now();
         let log = self.log(&deployed.key);
-        let parked = Parked::start(Arc::clone(&self.0.sandbox), deployed, Arc::clone(&log));
-        // An initialisation that fails now may not fail the next time.
-        let parked = parked.await.map_err(NotMade::for_now)?;
+        let (sandbox, hook_limit) = (Arc::clone(&self.0.sandbox), self.0.config.hook_limit);
+        let parked = Parked::start(sandbox, deployed, Arc::clone(&log), hook_limit).await?;
         let temporary = path.with_added_extension("new");
         let dump = {
             let (subject, temporary, path) = (deployed.subject(), temporary.clone(), path.to_owned());
@@ -188,24 +187,11 @@ impl Engine {
     }
 }
 
-/// Why a checkpoint was not made, and when to try again, if ever.
-pub(super) struct NotMade {
-    pub(super) reason: String,
-    pub(super) retry: Option<Duration>,
-}
-
-impl NotMade {
-    /// For something that may be different the next time.
-    fn for_now(reason: impl Into<String>) -> Self {
-        Self { reason: reason.into(), retry: Some(RETRY) }
-    }
-}
-
 /// Dumps a process that has said that it parks, as soon as it does.
 fn dump_parked(parked: &Parked, subject: &str, path: &Path) -> Result<(), NotMade> {
     let deadline = Instant::now() + PARK_WAIT;
     loop {
-        match stratos_sandbox::checkpoint(parked.instance(), subject, path) {
+        match parked.dump(subject, path) {
             Ok(dumped) => {
                 tracing::debug!(frozen = ?dumped.frozen, bytes = dumped.pages_bytes, "dumped");
                 return Ok(());
@@ -214,7 +200,7 @@ fn dump_parked(parked: &Parked, subject: &str, path: &Path) -> Result<(), NotMad
                 std::thread::sleep(Duration::from_millis(1));
             }
             // What the program does at each start, it will do again.
-            Err(DumpError::Refused(reason)) => return Err(NotMade { reason, retry: None }),
+            Err(DumpError::Refused(reason)) => return Err(NotMade::for_good(reason)),
             Err(error) => return Err(NotMade::for_now(chain(&error))),
         }
     }

@@ -17,14 +17,16 @@ use stratos_checkpoint::image::Image;
 use stratos_checkpoint::machine::Machine;
 use stratos_checkpoint::template::TemplateError;
 use stratos_sandbox::StartError;
-use stratos_types::{CheckpointMode, Entry, FunctionKey, Runtime, Version};
+use stratos_types::{CheckpointMode, FunctionKey, Version};
 use tokio::sync::watch;
 
-use self::images::{NotMade, remove};
+use self::images::remove;
 use self::templates::Kept;
+use super::checkpointable::park_point;
 use super::deployed::Deployed;
 use super::held::{self, Origin};
 use super::invoke::platform_line;
+use super::parked::NotMade;
 use super::{Engine, lock};
 
 /// How long after the agent's start the images on disk are looked at.
@@ -122,20 +124,6 @@ impl Checkpoints {
     }
 }
 
-/// Why a function of this kind cannot have a checkpoint, before anything is tried.
-fn never(deployed: &Deployed) -> Option<&'static str> {
-    match (&deployed.spec.entry, deployed.spec.runtime) {
-        _ if deployed.spec.checkpoint == CheckpointMode::Off => {
-            Some("stratos.toml says checkpoint = \"off\"")
-        }
-        (Entry::Client { .. }, _) => {
-            Some("it brings its own Runtime API client, which does not say when it is ready")
-        }
-        (_, Runtime::Native) => Some("a native program does not say when it is ready"),
-        (Entry::Handler(_) | Entry::Start(_), Runtime::Node24 | Runtime::Python313) => None,
-    }
-}
-
 impl Engine {
     /// How the next instance of a version is started: from its checkpoint, or afresh.
     ///
@@ -215,12 +203,14 @@ impl Engine {
 
     /// A restored instance gave no answer to its first request. When each does, it may be the checkpoint's fault and not
     /// the function's: starts are fresh for a while then.
-    pub(in crate::engine) fn restored_crashed(&self, deployed: &Deployed) {
+    pub(in crate::engine) fn restored_crashed(&self, deployed: &Deployed, error: &ApiError) {
         let Some(of) = self.0.checkpoints.of(deployed) else { return };
         let required = deployed.spec.checkpoint == CheckpointMode::Required;
         if of.crashes.fetch_add(1, Ordering::AcqRel) + 1 >= MOST_CRASHES && !required {
-            let reason =
-                format!("{MOST_CRASHES} restored instances in a row gave no answer to their first request");
+            let reason = format!(
+                "{MOST_CRASHES} restored instances in a row gave no answer to their first request: {}",
+                error.message
+            );
             self.give_up(deployed, &of, &reason, Some(RETRY));
         }
     }
@@ -286,10 +276,10 @@ impl Engine {
 
     /// The checkpoint of the current version: what is known of it, or what is on disk, or one that is made now.
     pub(in crate::engine) fn prepare(&self, deployed: &Arc<Deployed>) -> Arc<OfVersion> {
-        let state = match never(deployed) {
+        let state = match park_point(&deployed.spec) {
             _ if !self.0.checkpoints.on => State::None("this node makes none (--checkpoints off)".into()),
-            Some(reason) => State::None(reason.into()),
-            None => State::Making,
+            Err(reason) => State::None(reason.into()),
+            Ok(_) => State::Making,
         };
         let of = {
             let mut versions = lock(&self.0.checkpoints.versions);
@@ -340,8 +330,8 @@ impl Engine {
                     self.refill(deployed, of, image).await;
                 }
             }
-            Err(NotMade { reason, retry }) => {
-                self.give_up(&deployed, &of, &reason, retry);
+            Err(NotMade { reason, passes }) => {
+                self.give_up(&deployed, &of, &reason, passes.then_some(RETRY));
             }
         }
     }
