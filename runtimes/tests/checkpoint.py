@@ -3,6 +3,7 @@
 A test cannot clone a process; it gives two of them the same seed, or different ones.
 """
 
+import json
 import os
 import time
 from email.utils import parsedate_to_datetime
@@ -77,6 +78,31 @@ def handler_draws_from_seed(h):
         h.instance.close()
     check(answers[0], answers[1], "answers with the same seed")
     check(set(answers[0]) & set(answers[2]), {None}, "numbers of two seeds in common, and the variable")
+
+
+def run_client(h, seed, status):
+    """What the hooks of a client saw; `status` is what it says, after `R`, before it is released."""
+    h.run_python("client.py", "snapstart", {"AWS_LAMBDA_INITIALIZATION_TYPE": "snap-start"})
+    check(b"".join(h.instance.status() for _ in status), status, "status bytes")
+    h.instance.release(frame=release_frame(FROM_FRAME, seed=seed))
+    check(h.instance.wait(), 0, "exit code")
+    output, errors = h.instance.output()
+    check(errors, "", "stderr")
+    h.instance.close()
+    seen, variable = json.loads(output)
+    check(variable, None, "STRATOS_CHECKPOINT")
+    return seen
+
+
+@case("python")
+def client_joins_hooks(h):
+    """a client that is checkpointed takes its frame before the first hook after the restore"""
+    first, again, other = (run_client(h, seed, b"BP") for seed in (SEED, SEED, OTHER_SEED))
+    order = [["before two", None], ["before one", None], ["after one", "yes"], ["after two", "yes"]]
+    check([entry[:2] for entry in first], order, "hooks, and the frame's variable")
+    numbers = [[entry[2] for entry in seen[2:]] for seen in (first, again, other)]
+    check(numbers[1], numbers[0], "numbers of the same seed")
+    check(set(numbers[0]) & set(numbers[2]), set(), "numbers of two seeds in common")
 
 
 @node_servers

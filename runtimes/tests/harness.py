@@ -83,6 +83,12 @@ class Harness:
         self.run([self.binary, *arguments], {**pipes, **marks, **(env or {})}, FUNCTIONS / "checkpoint")
         check(self.instance.status(), b"R", "first status byte")
 
+    def run_python(self, script, root, env):
+        """Starts a program that is to be checkpointed and listens on nothing, up to its `R`."""
+        pipes = {"PYTHONPATH": str(RUNTIMES / "python"), "STRATOS_STATUS_FD": "4", "PYTHONDONTWRITEBYTECODE": "1"}
+        self.run([self.binary, script], {**pipes, "STRATOS_CHECKPOINT": "1", **env}, FUNCTIONS / root)
+        check(self.instance.status(), b"R", "first status byte")
+
     def request(self, path="/"):
         """The server's answer, as headers and JSON."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_SECONDS)

@@ -4,6 +4,7 @@
 //! traces on the machine are gone, when it is dropped. Tests that need root call [`need_root`] first.
 
 pub mod api;
+pub mod checkpoints;
 pub mod guest;
 pub mod machine;
 pub mod node;

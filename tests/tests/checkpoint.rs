@@ -1,51 +1,17 @@
 //! Instances that are restored from checkpoints answer as fresh ones do, and share no randomness.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
 
 use http::Method;
 use serde_json::Value;
+use stratos_api::ErrorCode;
 use stratos_api::client::Call;
-use stratos_api::{CheckpointInfo, ErrorCode, FunctionDetail};
+use stratos_tests::checkpoints::{ready, settled, without_instances};
 use stratos_tests::{Node, Package, need_root};
-
-/// Longest wait for a checkpoint.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 async fn node() -> Node {
     // Every instance ends soon after its request, so that the next request needs another.
     Node::builder().checkpoints().arg("--idle-timeout").arg("1s").start().await
-}
-
-async fn detail(node: &Node, name: &str) -> FunctionDetail {
-    let answer = node.call(Call::new(Method::GET, format!("/v1/functions/{name}"), "")).await;
-    serde_json::from_value(answer.json()).expect("a function")
-}
-
-/// Waits until the checkpoint of a function is made, or there is a reason for none.
-async fn settled(node: &Node, name: &str) -> CheckpointInfo {
-    let begun = Instant::now();
-    loop {
-        let info = detail(node, name).await.checkpoint;
-        if info.state != "making" {
-            return info;
-        }
-        assert!(begun.elapsed() < PATIENCE, "no checkpoint of {name}: {}", node.log());
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
-async fn ready(node: &Node, name: &str) {
-    let info = settled(node, name).await;
-    assert_eq!((info.state.as_str(), &info.reason), ("ready", &None), "{name}: {}", node.log());
-}
-
-async fn without_instances(node: &Node, name: &str) {
-    let begun = Instant::now();
-    while !detail(node, name).await.instances.is_empty() {
-        assert!(begun.elapsed() < PATIENCE, "instances of {name} do not end");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
 }
 
 const RANDOM_JS: &str = r#"

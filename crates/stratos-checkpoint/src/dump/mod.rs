@@ -140,6 +140,8 @@ fn look(target: &Target<'_>, stopped: &mut [Tracee], memory: &File) -> Result<Ch
     let connection = match target.park {
         Park::Release(descriptor) => threads::check_parked(&stopped[0], descriptor).map(|()| None)?,
         Park::Answer(connection) => {
+            // It may be another one's connection.
+            refuse_company(target)?;
             descriptors::check_awaited(pid, &connection, stopped, memory)?;
             Some(connection)
         }
