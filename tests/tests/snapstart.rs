@@ -170,6 +170,16 @@ async fn awslambdaric_is_restored_and_runs_its_hooks() {
     assert_eq!(distinct(&|value| value["drawn"]["before a"].clone()), 1, "in the process that was dumped");
     assert_eq!(distinct(&|value| value["drawn"]["after a"].clone()), 3, "in each that was restored");
 
+    // Those that are restored ahead of requests wait for their answer too.
+    node.deploy(&ric("held", HOOKS).setting("held = 1")).await;
+    ready(&node, "held").await;
+    for _ in 0..3 {
+        let value = restored(&node.invoke("held", "1").await, &node);
+        let stream = node.records("held").await.swap_remove(0).instance.expect("it had one");
+        assert_eq!((&value["stream"], &value["events"][2][1]), (&json!(stream), &json!(stream)));
+        without_instances(&node, "held").await;
+    }
+
     node.deploy(&ric("off", HOOKS).setting("checkpoint = \"off\"")).await;
     let answer = node.invoke("off", "1").await;
     assert_eq!(answer.header("stratos-start"), "fresh");
