@@ -131,7 +131,7 @@ mod tests {
         file.write_all(&vec![1; 3 << 20]).unwrap();
         // A kernel without huge pages says so; the page cache of a temporary file may have them or not.
         match read_huge(&file, HUGE + 4096..3 << 20) {
-            Ok(()) => assert_eq!(resident(&file, 3 << 20).unwrap(), [0..3 << 20]),
+            Ok(()) => assert_eq!(resident(&file, 3 << 20).unwrap(), std::slice::from_ref(&(0..3 << 20))),
             Err(error) => assert_eq!(error.raw_os_error(), Some(libc::EINVAL), "{error}"),
         }
         read_huge(&file, 0..0).unwrap();
