@@ -5,10 +5,12 @@
 
 pub mod api;
 pub mod checkpoints;
+pub mod go;
 pub mod guest;
 pub mod machine;
 pub mod node;
 pub mod package;
+mod pip;
 pub mod python_clients;
 pub mod redact;
 pub mod schema;

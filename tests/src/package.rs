@@ -140,14 +140,22 @@ pub fn native_example() -> anyhow::Result<PathBuf> {
     if crate::vm::is_inside() {
         return Ok(crate::program("hello-native"));
     }
-    let target = crate::program("stratosd").with_file_name("hello-native");
+    example_program("hello-native", "bootstrap")
+}
+
+/// A program of a native example, built as its README says.
+///
+/// # Errors
+/// When it does not build.
+pub fn example_program(example: &str, program: &str) -> anyhow::Result<PathBuf> {
+    let target = crate::program("stratosd").with_file_name(example);
     let status = Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "--release", "--manifest-path"])
-        .arg(crate::repository().join("examples/hello-native/Cargo.toml"))
+        .args(["build", "--quiet", "--release", "--locked", "--manifest-path"])
+        .arg(crate::repository().join("examples").join(example).join("Cargo.toml"))
         .arg("--target-dir")
         .arg(&target)
         .status()
         .context("cannot run cargo")?;
-    ensure!(status.success(), "the native example does not build");
-    Ok(target.join("release/bootstrap"))
+    ensure!(status.success(), "the native example {example} does not build");
+    Ok(target.join("release").join(program))
 }

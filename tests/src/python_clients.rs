@@ -1,8 +1,10 @@
 //! AWS's own clients for Python, boto3 and the aws CLI, installed once a build folder.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;
+
+use crate::pip;
 
 /// Every package at the version that this suite was written against.
 const REQUIREMENTS: &str = "\
@@ -32,48 +34,11 @@ pub fn python(arguments: &[&str]) -> Command {
         .args(arguments)
         .env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-        .env("PYTHONPATH", CLIENTS.get_or_init(install))
+        .env("PYTHONPATH", CLIENTS.get_or_init(|| pip::install("python-clients", REQUIREMENTS)))
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .env("LANG", "C.UTF-8")
         .env("HOME", "/nonexistent")
         .env("AWS_EC2_METADATA_DISABLED", "true")
         .env("AWS_DEFAULT_REGION", "local");
     command
-}
-
-fn install() -> PathBuf {
-    let program = crate::program("stratosd");
-    let target = program.ancestors().nth(2).expect("programs are in a folder of the build folder");
-    let clients = target.join("python-clients");
-    let installed = clients.join("requirements.txt");
-    if std::fs::read_to_string(&installed).is_ok_and(|text| text == REQUIREMENTS) {
-        return clients;
-    }
-    // Beside its place and moved there whole: a run that is broken off leaves nothing that looks finished.
-    let new = tempfile::Builder::new().prefix("python-clients-").tempdir_in(target).expect("a folder");
-    let requirements = new.path().join("requirements.txt");
-    std::fs::write(&requirements, REQUIREMENTS).expect("the folder is writable");
-    pip_install(new.path(), &requirements);
-    match std::fs::remove_dir_all(&clients) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            panic!("{}: {error}", clients.display())
-        }
-        _ => {}
-    }
-    std::fs::rename(new.keep(), &clients).expect("both are in the build folder");
-    clients
-}
-
-fn pip_install(target: &Path, requirements: &Path) {
-    let output = Command::new("python3")
-        .args(["-m", "pip", "install", "--quiet", "--no-deps", "--only-binary=:all:"])
-        .args(["--disable-pip-version-check", "--no-input", "--no-compile"])
-        .arg("--target")
-        .arg(target)
-        .arg("--requirement")
-        .arg(requirements)
-        .output()
-        .expect("python3 is there: scripts/setup.sh test installs it");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "pip cannot install boto3 and the aws CLI:\n{said}");
 }

@@ -48,6 +48,14 @@ pub fn checkpoint_awaiting(
     checkpoint_at(instance, Park::Answer(Connection { local: client, peer }), subject, path)
 }
 
+/// The same of an instance whose program knows nothing of checkpoints, once all its threads wait.
+///
+/// # Errors
+/// As [`checkpoint`].
+pub fn checkpoint_idle(instance: &Instance, subject: &str, path: &Path) -> Result<Dumped, DumpError> {
+    checkpoint_at(instance, Park::Idle, subject, path)
+}
+
 fn checkpoint_at(instance: &Instance, park: Park, subject: &str, path: &Path) -> Result<Dumped, DumpError> {
     let root = PathBuf::from(format!("/proc/{}/root", instance.pid()));
     let target =

@@ -463,8 +463,8 @@ impl Keys<'_> {
     fn prime(&self, entry: &Entry, runtime: Runtime) -> Result<Vec<String>, SpecError> {
         let Some(value) = self.0.get("prime") else { return Ok(Vec::new()) };
         let (hint, is_fine): (_, fn(&str) -> bool) = match entry {
-            Entry::Start(_) | Entry::Handler(_) if runtime == Runtime::Native => {
-                ("leave it out: such a function has no checkpoint", |_| false)
+            Entry::Handler(_) if runtime == Runtime::Native => {
+                ("leave it out: let the program do that itself before it waits for its release", |_| false)
             }
             Entry::Handler(_) if runtime == Runtime::Python313 => {
                 ("leave it out: call the handler at the end of its module instead", |_| false)

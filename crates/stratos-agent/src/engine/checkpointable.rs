@@ -10,6 +10,10 @@ pub(super) enum ParkPoint {
     Release,
     /// The program's own Runtime API client waits for the answer to `restore/next` (SnapStart).
     RestoreNext,
+    /// A native server listens and all its threads wait; or it waits for its release by itself, before that.
+    Listening,
+    /// A native program waits for its release by itself, before its Runtime API client asks for anything.
+    Itself,
 }
 
 /// Where instances of a version are dumped.
@@ -21,9 +25,8 @@ pub(super) fn park_point(spec: &FunctionSpec) -> Result<ParkPoint, &'static str>
         return Err("stratos.toml says checkpoint = \"off\"");
     }
     match (&spec.entry, spec.runtime) {
-        (_, Runtime::Native) => {
-            Err("it is a native program, whose random numbers would repeat in its instances")
-        }
+        (Entry::Start(_), Runtime::Native) => Ok(ParkPoint::Listening),
+        (Entry::Handler(_) | Entry::Client { .. }, Runtime::Native) => Ok(ParkPoint::Itself),
         (Entry::Client { .. }, Runtime::Node24) => {
             Err("its Runtime API client runs on Node.js, where none knows the SnapStart protocol")
         }
@@ -50,7 +53,8 @@ mod tests {
                 Err("checkpoint = \"off\""),
             ),
             ("runtime = \"node24\"\nstart = \"node c.js\"\nhandler = \"i.h\"", Err("SnapStart protocol")),
-            ("runtime = \"native\"\nhandler = \"./b\"", Err("native program")),
+            ("runtime = \"native\"\nhandler = \"./b\"", Ok(ParkPoint::Itself)),
+            ("runtime = \"native\"\nstart = \"./b\"", Ok(ParkPoint::Listening)),
         ] {
             let spec = FunctionSpec::parse(&format!("name = \"f\"\n{toml}"), &Inferred::default()).unwrap();
             match (park_point(&spec), expected) {

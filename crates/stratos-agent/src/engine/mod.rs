@@ -13,6 +13,7 @@ pub(crate) mod failure;
 mod held;
 mod instance;
 mod invoke;
+mod listening;
 mod log;
 mod off_worker;
 mod parked;

@@ -17,9 +17,9 @@ use tokio::net::unix::pipe;
 use super::checkpointable::{ParkPoint, park_point};
 use super::deployed::Deployed;
 use super::failure::Hook;
-use super::lock;
 use super::log::{FunctionLog, MAX_LINE_BYTES};
 use super::snap_start::SnapStart;
+use super::{listening, lock};
 
 /// What a runtime writes to the status pipe when it is about to park.
 pub(super) const PARKS: u8 = b'P';
@@ -71,8 +71,17 @@ pub(super) struct Parked {
     /// Closed, it would release the process.
     _park: OwnedFd,
     _status: pipe::Receiver,
-    /// Its own Runtime API client, and the address from which that waits to be restored.
-    client: Client,
+    at: At,
+}
+
+/// What it waits for.
+enum At {
+    /// Its release.
+    Release,
+    /// Its own Runtime API client for `restore/next`, which it asked for from this address.
+    RestoreNext { client: SocketAddrV4, _api: SnapStart },
+    /// Requests, knowing nothing of checkpoints.
+    Requests,
 }
 
 impl Parked {
@@ -96,7 +105,7 @@ impl Parked {
         let last = Arc::<Mutex<VecDeque<String>>>::default();
         let parking = park_instance(&mut instance, id, deployed, log, &last, hook_limit);
         match parking.await {
-            Ok((status, client)) => Ok(Self { instance, _park: park, _status: status, client }),
+            Ok((status, at)) => Ok(Self { instance, _park: park, _status: status, at }),
             Err(unready) => {
                 // Its end removes a cgroup and waits for a process.
                 let ending = tokio::task::spawn_blocking(move || {
@@ -117,14 +126,15 @@ impl Parked {
     /// # Errors
     /// See [`DumpError`].
     pub(super) fn dump(&self, subject: &str, path: &Path) -> Result<Dumped, DumpError> {
-        match &self.client {
-            None => stratos_sandbox::checkpoint(&self.instance, subject, path),
-            Some((_, client)) => stratos_sandbox::checkpoint_awaiting(&self.instance, *client, subject, path),
+        match &self.at {
+            At::Release => stratos_sandbox::checkpoint(&self.instance, subject, path),
+            At::RestoreNext { client, .. } => {
+                stratos_sandbox::checkpoint_awaiting(&self.instance, *client, subject, path)
+            }
+            At::Requests => stratos_sandbox::checkpoint_idle(&self.instance, subject, path),
         }
     }
 }
-
-type Client = Option<(SnapStart, SocketAddrV4)>;
 
 async fn park_instance(
     instance: &mut stratos_sandbox::Instance,
@@ -133,26 +143,42 @@ async fn park_instance(
     log: Arc<FunctionLog>,
     last: &Arc<Mutex<VecDeque<String>>>,
     hook_limit: Duration,
-) -> Result<(pipe::Receiver, Client), Unready> {
+) -> Result<(pipe::Receiver, At), Unready> {
     let failed = |error: std::io::Error| NotMade::for_now(error.to_string());
     let receiver = |fd: OwnedFd| pipe::Receiver::from_owned_fd(fd).map_err(failed);
     for (stream, fd) in [("stdout", instance.take_stdout()), ("stderr", instance.take_stderr())] {
         tokio::spawn(read_lines(receiver(fd)?, stream, id, Arc::clone(&log), Arc::clone(last)));
     }
     let mut status = receiver(instance.take_status())?;
-    let client = match park_point(&deployed.spec).map_err(NotMade::for_good)? {
+    let at = match park_point(&deployed.spec).map_err(NotMade::for_good)? {
         ParkPoint::Release => {
             await_parking(&mut status, deployed).await?;
-            None
+            At::Release
+        }
+        ParkPoint::Listening => tokio::select! {
+            biased;
+            parks = await_parking(&mut status, deployed) => parks.map(|()| At::Release)?,
+            primed = listening::prime(instance, &deployed.spec.prime) => {
+                primed.map_err(NotMade::for_now)?;
+                At::Requests
+            }
+        },
+        ParkPoint::Itself => {
+            let mut client = SnapStart::begin(instance.take_runtime_listener(), deployed).map_err(failed)?;
+            tokio::select! {
+                biased;
+                parks = await_parking(&mut status, deployed) => parks.map(|()| At::Release)?,
+                reason = client.asks_for_requests() => return Err(reason.into()),
+            }
         }
         ParkPoint::RestoreNext => {
             let mut client = SnapStart::begin(instance.take_runtime_listener(), deployed).map_err(failed)?;
             let timeout = deployed.spec.timeout.duration();
             let address = client.await_restore_next(&mut status, timeout, hook_limit).await?;
-            Some((client, address))
+            At::RestoreNext { client: address, _api: client }
         }
     };
-    Ok((status, client))
+    Ok((status, at))
 }
 
 async fn await_parking(status: &mut pipe::Receiver, deployed: &Deployed) -> Result<(), Unready> {

@@ -42,6 +42,16 @@ impl SnapStart {
         Ok(Self { init, serving, _jobs: jobs })
     }
 
+    /// Waits until a client that is to wait for its release by itself asks for a request in place of that.
+    pub(super) async fn asks_for_requests(&mut self) -> NotMade {
+        // The sender lives as long as it serves.
+        drop(self.init.wait_for(|state| !matches!(state, InitState::Running)).await);
+        NotMade::for_good(
+            "it is a native program that asks for requests without having waited to be released: its random numbers would \
+             repeat in its instances (docs/checkpoints.md tells how a program waits)",
+        )
+    }
+
     /// Waits until the client waits. Gives the address that it asked from.
     pub(super) async fn await_restore_next(
         &mut self,

@@ -5,6 +5,7 @@
 
 mod connection;
 mod descriptors;
+mod go;
 mod mappings;
 mod remote;
 mod threads;
@@ -75,6 +76,9 @@ pub enum Park {
     Release(u32),
     /// A thread waits for the answer to a request, on the only connection that it has.
     Answer(Connection),
+    /// All its threads wait, for whatever it is. Only for programs of which it is known how to make their random numbers
+    /// different in each instance: nothing tells them that they go on.
+    Idle,
 }
 
 impl std::fmt::Display for Park {
@@ -82,6 +86,7 @@ impl std::fmt::Display for Park {
         match self {
             Self::Release(descriptor) => write!(f, "on descriptor {descriptor} to be released"),
             Self::Answer(Connection { peer, .. }) => write!(f, "for an answer from {peer}"),
+            Self::Idle => f.write_str("with all its threads"),
         }
     }
 }
@@ -145,6 +150,7 @@ fn look(target: &Target<'_>, stopped: &mut [Tracee], memory: &File) -> Result<Ch
             descriptors::check_awaited(pid, &connection, stopped, memory)?;
             Some(connection)
         }
+        Park::Idle => threads::check_idle(stopped).map(|()| None)?,
     };
     refuse_company(target)?;
     let maps = Maps::read(pid)?;
@@ -158,6 +164,7 @@ fn look(target: &Target<'_>, stopped: &mut [Tracee], memory: &File) -> Result<Ch
     let mut files = Vec::new();
     let mappings = maps.own(&pagemap, &mut files)?;
     let executable = executable(pid, &mut files)?;
+    let random = random_state(target, executable, &files, &mappings, memory)?;
     let process = Process {
         umask: threads::umask(pid)?,
         cwd: link(pid, "cwd")?,
@@ -173,6 +180,7 @@ fn look(target: &Target<'_>, stopped: &mut [Tracee], memory: &File) -> Result<Ch
         process,
         threads,
         reseed: reseed_function(target.root, executable, &files, &mappings),
+        random,
         files,
         mappings,
         kernel_mappings: maps.of_kernel(),
@@ -298,6 +306,51 @@ fn copy_pages(checkpoint: &Checkpoint, memory: &File, to: &mut dyn io::Write) ->
         }
     }
     Ok(())
+}
+
+/// Where the program keeps the state of random generators that neither it nor the kernel renews. Only Go's are known.
+fn random_state(
+    target: &Target<'_>,
+    executable: u32,
+    files: &[String],
+    mappings: &[Mapping],
+    memory: &File,
+) -> Result<go::Ranges, DumpError> {
+    let path = target.root.join(files[executable as usize].trim_start_matches('/'));
+    let bytes = fs::read(&path).during(|| format!("read {}", path.display()))?;
+    let elf = ElfFile64::<Endianness>::parse(&*bytes).ok();
+    match elf {
+        Some(elf) if go::is_go(&elf) => {
+            let moved = moved(&elf, &bytes, executable, mappings);
+            let moved =
+                moved.ok_or_else(|| DumpError::refused("its executable is mapped in an unknown way"))?;
+            go::random_state(&elf, moved, memory).map_err(|unknown| DumpError::refused(unknown.to_string()))
+        }
+        _ if target.park == Park::Idle => Err(DumpError::refused(
+            "it does not wait to be released, and is no Go program: nobody could make its random numbers different in each \
+             instance (docs/checkpoints.md tells how a program waits)",
+        )),
+        _ => Ok(Vec::new()),
+    }
+}
+
+/// How far above the addresses in its file an executable is mapped.
+fn moved(
+    elf: &ElfFile64<'_, Endianness>,
+    bytes: &[u8],
+    executable: u32,
+    mappings: &[Mapping],
+) -> Option<u64> {
+    use object::read::elf::ProgramHeader as _;
+    let endian = elf.endian();
+    let segments = elf.elf_header().program_headers(endian, bytes).ok()?;
+    let loads = segments.iter().filter(|segment| segment.p_type(endian) == object::elf::PT_LOAD);
+    let page = |address: u64| address / image::PAGE * image::PAGE;
+    loads.into_iter().find_map(|segment| {
+        let at = Some((executable, page(segment.p_offset(endian))));
+        let mapping = mappings.iter().find(|mapping| mapping.file == at)?;
+        Some(mapping.start.wrapping_sub(page(segment.p_vaddr(endian))))
+    })
 }
 
 /// Where OpenSSL's `RAND_poll` is, if the executable or a library of that name exports it: its generators would otherwise

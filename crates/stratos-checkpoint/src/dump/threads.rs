@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 
 use stratos_sys::cpu::EXTENDED_ON_REQUEST;
-use stratos_sys::ptrace::Tracee;
+use stratos_sys::ptrace::{Registers, Tracee};
 
 use super::remote::Remote;
 use super::{DumpError, Park, While as _, read};
@@ -62,6 +62,37 @@ pub(super) fn check_parked(first: &Tracee, park: u32) -> Result<(), DumpError> {
         true => Ok(()),
         false => Err(DumpError::NotParked { park: Park::Release(park) }),
     }
+}
+
+/// Every thread must wait in a call that goes on when it was interrupted, or that every program must expect to be
+/// interrupted (epoll and the like: signal(7)).
+pub(super) fn check_idle(stopped: &[Tracee]) -> Result<(), DumpError> {
+    let idle = stopped.iter().all(|tracee| is_idle(tracee.stopped()));
+    if idle { Ok(()) } else { Err(DumpError::NotParked { park: Park::Idle }) }
+}
+
+fn is_idle(registers: &Registers) -> bool {
+    const WAITS: [i64; 15] = [
+        libc::SYS_futex,
+        libc::SYS_epoll_wait,
+        libc::SYS_epoll_pwait,
+        libc::SYS_epoll_pwait2,
+        libc::SYS_poll,
+        libc::SYS_ppoll,
+        libc::SYS_select,
+        libc::SYS_pselect6,
+        libc::SYS_accept,
+        libc::SYS_accept4,
+        libc::SYS_nanosleep,
+        libc::SYS_clock_nanosleep,
+        libc::SYS_pause,
+        libc::SYS_rt_sigsuspend,
+        libc::SYS_rt_sigtimedwait,
+    ];
+    /// `EINTR`, and what the kernel has for calls that it makes again: `ERESTARTSYS`, `ERESTARTNOINTR`, `ERESTARTNOHAND`
+    /// and `ERESTART_RESTARTBLOCK`.
+    const INTERRUPTED: [i64; 5] = [-4, -512, -513, -514, -516];
+    WAITS.contains(&registers.orig_rax.cast_signed()) && INTERRUPTED.contains(&registers.rax.cast_signed())
 }
 
 /// A field of /proc/PID/status or of a thread's.
@@ -135,7 +166,7 @@ fn describe_one(pid: i32, tracee: &mut Tracee, memory: &File, instruction: u64) 
 }
 
 /// In the order of `struct user_regs_struct`.
-fn words(r: &stratos_sys::ptrace::Registers) -> Vec<u64> {
+fn words(r: &Registers) -> Vec<u64> {
     vec![
         r.r15, r.r14, r.r13, r.r12, r.rbp, r.rbx, r.r11, r.r10, r.r9, r.r8, r.rax, r.rcx, r.rdx, r.rsi,
         r.rdi, r.orig_rax, r.rip, r.cs, r.eflags, r.rsp, r.ss, r.fs_base, r.gs_base, r.ds, r.es, r.fs, r.gs,

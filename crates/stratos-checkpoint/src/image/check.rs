@@ -7,7 +7,7 @@ use std::net::SocketAddrV4;
 
 use stratos_restorer::abi;
 
-use super::{Checkpoint, ConnectionOptions, Descriptor, Object, PAGE};
+use super::{Checkpoint, ConnectionOptions, Descriptor, Mapping, Object, PAGE};
 
 /// First address that no program has: x86-64 with four levels of page tables.
 const TOP: u64 = 0x7fff_ffff_f000;
@@ -22,6 +22,8 @@ const EXTENDED: std::ops::RangeInclusive<usize> = 576..=16_384;
 const SIGNALS: u32 = 64;
 const MOST_CONTENTS: usize = 64 << 10;
 const MOST_EPOLL: usize = 10_000;
+const MOST_RANDOM: usize = 50_000;
+const MOST_RANDOM_BYTES: u32 = 4_096;
 /// What the kernel takes for `TCP_KEEPIDLE` and `TCP_KEEPINTVL`, and for `TCP_KEEPCNT`.
 const KEEP_SECONDS: std::ops::RangeInclusive<u32> = 1..=32_767;
 const KEEP_COUNT: std::ops::RangeInclusive<u32> = 1..=127;
@@ -59,7 +61,21 @@ impl Checkpoint {
         self.check_threads()?;
         self.check_descriptors()?;
         let code = self.reseed.is_none_or(|address| self.is_code(address));
-        ensure(code, || "reseed".to_owned(), "not in code")
+        ensure(code, || "reseed".to_owned(), "not in code")?;
+        self.check_random()
+    }
+
+    fn check_random(&self) -> Result<(), Invalid> {
+        const WRITE: u32 = 2;
+        ensure(self.random.len() <= MOST_RANDOM, || "random".to_owned(), "too much of it")?;
+        for (start, bytes) in &self.random {
+            let what = || format!("random {start:#x}");
+            let end = start.checked_add(u64::from(*bytes)).unwrap_or(u64::MAX);
+            let holds = |m: &&Mapping| m.start <= *start && end <= m.end && m.protection & WRITE != 0;
+            ensure((1..=MOST_RANDOM_BYTES).contains(bytes), what, "its length")?;
+            ensure(self.mappings.iter().any(|m| holds(&m)), what, "not in memory that is written to")?;
+        }
+        Ok(())
     }
 
     fn is_code(&self, address: u64) -> bool {
@@ -255,7 +271,7 @@ fn check_path(path: &str) -> Result<(), Invalid> {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use super::super::{KernelMapping, Layout, Mapping, Process, SignalAction, Thread, Traits};
+    use super::super::{KernelMapping, Layout, Process, SignalAction, Thread, Traits};
     use super::*;
     use crate::machine::Machine;
 
@@ -334,6 +350,7 @@ pub(crate) mod tests {
                 descriptor(10, connection()),
             ],
             reseed: Some(0x40_0100),
+            random: vec![(0x40_2100, 288), (0x1000_0ff0, 32)],
         }
     }
 
@@ -450,6 +467,11 @@ pub(crate) mod tests {
                 "descriptor 5: a connection is registered",
             ),
             (|c| c.reseed = Some(0x40_2000), "reseed: not in code"),
+            (|c| c.random[0].0 = 0x40_0100, "random 0x400100: not in memory that is written to"),
+            (|c| c.random[0].0 = 0x40_2fff, "random 0x402fff: not in memory that is written to"),
+            (|c| c.random[0].0 = u64::MAX, "random 0xffffffffffffffff: not in memory that is written to"),
+            (|c| c.random[0].1 = 0, "random 0x402100: its length"),
+            (|c| c.random[0].1 = 4097, "random 0x402100: its length"),
             (
                 |c| {
                     c.mappings[3].start = abi::BASE;

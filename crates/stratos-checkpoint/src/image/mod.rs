@@ -41,6 +41,10 @@ pub struct Checkpoint {
     pub descriptors: Vec<Descriptor>,
     /// Address of a function that gives the program's random generator new entropy (OpenSSL's `RAND_poll`).
     pub reseed: Option<u64>,
+    /// Memory that is different in each instance: address, and bytes that the kernel's generator fills. State of random
+    /// generators.
+    #[serde(default)]
+    pub random: Vec<(u64, u32)>,
 }
 
 impl Checkpoint {

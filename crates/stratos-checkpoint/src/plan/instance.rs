@@ -38,6 +38,10 @@ pub(super) fn fixed(checkpoint: &Checkpoint, inherited: u32, arena: &mut Arena) 
         let bytes = mapping.end - mapping.start;
         process.push(call(libc::SYS_madvise, [mapping.start, bytes, libc::MADV_DONTFORK as u64]));
     }
+    for (address, bytes) in &checkpoint.random {
+        let bytes = u64::from(*bytes);
+        process.push(call(libc::SYS_getrandom, [*address, bytes, 0]).exact(bytes));
+    }
     process.push(call(libc::SYS_umask, [u64::from(checkpoint.process.umask)]));
     process.push(call(libc::SYS_set_tid_address, [first.clear_tid]));
     process.push(call(libc::SYS_arch_prctl, [ARCH_SET_FS, frame::fs_base(first)]));

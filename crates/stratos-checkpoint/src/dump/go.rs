@@ -1,0 +1,240 @@
+//! Where a Go program keeps the state of its random generators, so that each instance gets its own.
+//!
+//! `crypto/rand` asks the kernel. `math/rand` and `math/rand/v2` take their numbers from a generator of the thread (`m`)
+//! that they run on, which is seeded from a global one when the thread is made: runtime/rand.go of Go 1.22 and later. Both
+//! are plain bytes that may have any value; where they are, the program's symbols and debugging information say, and those
+//! are in each Go program that was not stripped of them.
+
+use std::borrow::Cow;
+use std::fs::File;
+use std::io::Read as _;
+use std::os::unix::fs::FileExt as _;
+
+use flate2::read::ZlibDecoder;
+use gimli::{AttributeValue, DebuggingInformationEntry, Dwarf, EndianSlice, LittleEndian, SectionId, Unit};
+use object::read::elf::ElfFile64;
+use object::{CompressionFormat, Endianness, Object as _, ObjectSection as _, ObjectSymbol as _};
+
+/// Threads that a program may have had at once; what comes after is a list without end.
+const MOST_THREADS: usize = 10_000;
+/// Most bytes of a section once it is unpacked.
+const MOST_SECTION: u64 = 512 << 20;
+
+/// Bytes of the process's memory, by address and length, that are different in each instance.
+pub(super) type Ranges = Vec<(u64, u32)>;
+
+/// Why they cannot be told.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub(super) enum Unknown {
+    #[error(
+        "it is a Go program without debugging information, by which the state of math/rand would be found: its random numbers \
+         would repeat in its instances; build it without -ldflags=\"-s -w\""
+    )]
+    Stripped,
+    #[error(
+        "it is a Go program whose runtime is not known here (Go 1.22 and later is): its random numbers would repeat in its \
+         instances"
+    )]
+    Runtime,
+    #[error("its debugging information makes no sense: {0}")]
+    Invalid(String),
+    #[error("its memory cannot be read: {0}")]
+    Memory(String),
+}
+
+impl From<gimli::Error> for Unknown {
+    fn from(error: gimli::Error) -> Self {
+        Self::Invalid(error.to_string())
+    }
+}
+
+/// Whether an executable is a Go program. Stripped ones are known, too.
+pub(super) fn is_go(elf: &ElfFile64<'_, Endianness>) -> bool {
+    elf.section_by_name(".go.buildinfo").is_some()
+}
+
+/// The state of all generators of a Go program that is mapped `moved` bytes above the addresses in its file.
+pub(super) fn random_state(
+    elf: &ElfFile64<'_, Endianness>,
+    moved: u64,
+    memory: &File,
+) -> Result<Ranges, Unknown> {
+    let symbol = |name: &str| {
+        let found = elf.symbols().find(|symbol| symbol.name() == Ok(name) && symbol.is_definition());
+        found.map(|symbol| symbol.address().wrapping_add(moved)).ok_or(Unknown::Stripped)
+    };
+    let (global, first) = (symbol("runtime.globalRand")?, symbol("runtime.allm")?);
+    let layout = Layout::read(elf)?;
+    let mut ranges = vec![(global.wrapping_add(layout.state_of_global), layout.state_bytes)];
+    let word = |address: u64| {
+        let mut bytes = [0; 8];
+        let read = memory.read_exact_at(&mut bytes, address);
+        read.map(|()| u64::from_le_bytes(bytes)).map_err(|error| Unknown::Memory(error.to_string()))
+    };
+    let mut thread = word(first)?;
+    while thread != 0 {
+        if ranges.len() > 3 * MOST_THREADS {
+            return Err(Unknown::Invalid("its list of threads has no end".to_owned()));
+        }
+        ranges.push((thread.wrapping_add(layout.state_of_thread), layout.state_bytes));
+        ranges.extend(layout.cheap.iter().map(|(offset, bytes)| (thread.wrapping_add(*offset), *bytes)));
+        thread = word(thread.wrapping_add(layout.next_thread))?;
+    }
+    Ok(ranges)
+}
+
+/// Offsets in the structures of Go's runtime.
+#[derive(Debug, PartialEq, Eq)]
+struct Layout {
+    /// `state` in `globalRand`.
+    state_of_global: u64,
+    /// `chacha8` in `m`.
+    state_of_thread: u64,
+    /// `alllink` in `m`.
+    next_thread: u64,
+    /// `cheaprand` and `cheaprand64` in `m`, and their sizes. Go's own packages do not give these out; others do.
+    cheap: Vec<(u64, u32)>,
+    /// Numbers that wait to be drawn, and the seed of those that follow: all of a `chacha8rand.State` before its indices.
+    state_bytes: u32,
+}
+
+type Slice<'a> = EndianSlice<'a, LittleEndian>;
+
+impl Layout {
+    fn read(elf: &ElfFile64<'_, Endianness>) -> Result<Self, Unknown> {
+        let sections = gimli::DwarfSections::load(|id| section(elf, id))?;
+        let dwarf = sections.borrow(|bytes| EndianSlice::new(bytes, LittleEndian));
+        let thread = members(&dwarf, Named::Structure("runtime.m"))?.ok_or(Unknown::Stripped)?;
+        let state =
+            members(&dwarf, Named::Structure("internal/chacha8rand.State"))?.ok_or(Unknown::Runtime)?;
+        let global = members(&dwarf, Named::TypeOf("runtime.globalRand"))?.ok_or(Unknown::Runtime)?;
+        let offset = |of: &[(String, u64)], name: &str| {
+            of.iter().find(|(known, _)| known == name).map(|(_, offset)| *offset).ok_or(Unknown::Runtime)
+        };
+        let state_bytes = offset(&state, "i")?;
+        // Numbers that wait, and then the seed: 256 and 32 bytes.
+        let is_known = offset(&state, "buf")? == 0 && offset(&state, "seed")? == 256 && state_bytes == 288;
+        if !is_known {
+            return Err(Unknown::Runtime);
+        }
+        Ok(Self {
+            state_of_global: offset(&global, "state")?,
+            state_of_thread: offset(&thread, "chacha8")?,
+            next_thread: offset(&thread, "alllink")?,
+            cheap: vec![(offset(&thread, "cheaprand")?, 4), (offset(&thread, "cheaprand64")?, 8)],
+            state_bytes: 288,
+        })
+    }
+}
+
+fn section<'data>(elf: &ElfFile64<'data, Endianness>, id: SectionId) -> Result<Cow<'data, [u8]>, Unknown> {
+    let invalid = |error: &dyn std::fmt::Display| Unknown::Invalid(format!("{}: {error}", id.name()));
+    let Some(section) = elf.section_by_name(id.name()) else { return Ok(Cow::Borrowed(&[])) };
+    let data = section.compressed_data().map_err(|error| invalid(&error))?;
+    match data.format {
+        CompressionFormat::None => Ok(Cow::Borrowed(data.data)),
+        CompressionFormat::Zlib if data.uncompressed_size <= MOST_SECTION => {
+            let mut bytes = Vec::new();
+            let mut limited = ZlibDecoder::new(data.data).take(data.uncompressed_size);
+            limited.read_to_end(&mut bytes).map_err(|error| invalid(&error))?;
+            Ok(Cow::Owned(bytes))
+        }
+        _ => Err(invalid(&"it is packed in a way that is not known here, or too long")),
+    }
+}
+
+/// Which structure.
+#[derive(Clone, Copy)]
+enum Named {
+    Structure(&'static str),
+    /// That of a variable, which may have no name.
+    TypeOf(&'static str),
+}
+
+/// The members of a structure and their offsets; `None` when there is no such structure.
+fn members(dwarf: &Dwarf<Slice<'_>>, wanted: Named) -> Result<Option<Vec<(String, u64)>>, Unknown> {
+    let mut headers = dwarf.units();
+    while let Some(header) = headers.next()? {
+        let unit = dwarf.unit(header)?;
+        let mut tree = unit.entries_tree(None)?;
+        let mut children = tree.root()?.children();
+        while let Some(child) = children.next()? {
+            let entry = child.entry();
+            match (entry.tag(), wanted) {
+                (gimli::DW_TAG_structure_type, Named::Structure(name))
+                    if is_named(dwarf, &unit, entry, name)? =>
+                {
+                    let mut found = Vec::new();
+                    let mut members = child.children();
+                    while let Some(member) = members.next()? {
+                        found.extend(member_of(dwarf, &unit, member.entry())?);
+                    }
+                    return Ok(Some(found));
+                }
+                (gimli::DW_TAG_variable, Named::TypeOf(name)) if is_named(dwarf, &unit, entry, name)? => {
+                    return type_members(dwarf, &unit, entry);
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// The members of a variable's type.
+fn type_members(
+    dwarf: &Dwarf<Slice<'_>>,
+    unit: &Unit<Slice<'_>>,
+    variable: &DebuggingInformationEntry<'_, '_, Slice<'_>>,
+) -> Result<Option<Vec<(String, u64)>>, Unknown> {
+    let in_unit = |unit: &Unit<Slice<'_>>, offset| {
+        let mut found = Vec::new();
+        let mut tree = unit.entries_tree(Some(offset))?;
+        let mut children = tree.root()?.children();
+        while let Some(child) = children.next()? {
+            found.extend(member_of(dwarf, unit, child.entry())?);
+        }
+        Ok(Some(found))
+    };
+    match variable.attr_value(gimli::DW_AT_type)? {
+        Some(AttributeValue::UnitRef(offset)) => in_unit(unit, offset),
+        Some(AttributeValue::DebugInfoRef(offset)) => {
+            let mut headers = dwarf.units();
+            while let Some(header) = headers.next()? {
+                if let Some(offset) = offset.to_unit_offset(&header) {
+                    return in_unit(&dwarf.unit(header)?, offset);
+                }
+            }
+            Ok(None)
+        }
+        _ => Ok(None),
+    }
+}
+
+fn is_named(
+    dwarf: &Dwarf<Slice<'_>>,
+    unit: &Unit<Slice<'_>>,
+    entry: &DebuggingInformationEntry<'_, '_, Slice<'_>>,
+    name: &str,
+) -> Result<bool, Unknown> {
+    Ok(name_of(dwarf, unit, entry)?.is_some_and(|found| found == name))
+}
+
+fn name_of<'a>(
+    dwarf: &Dwarf<Slice<'a>>,
+    unit: &Unit<Slice<'a>>,
+    entry: &DebuggingInformationEntry<'_, '_, Slice<'a>>,
+) -> Result<Option<Cow<'a, str>>, Unknown> {
+    let Some(value) = entry.attr_value(gimli::DW_AT_name)? else { return Ok(None) };
+    Ok(Some(dwarf.attr_string(unit, value)?.to_string_lossy()))
+}
+
+fn member_of(
+    dwarf: &Dwarf<Slice<'_>>,
+    unit: &Unit<Slice<'_>>,
+    entry: &DebuggingInformationEntry<'_, '_, Slice<'_>>,
+) -> Result<Option<(String, u64)>, Unknown> {
+    let location = entry.attr_value(gimli::DW_AT_data_member_location)?;
+    let Some(offset) = location.and_then(|value| value.udata_value()) else { return Ok(None) };
+    Ok(name_of(dwarf, unit, entry)?.map(|name| (name.into_owned(), offset)))
+}
