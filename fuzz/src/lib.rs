@@ -23,7 +23,7 @@ mod wire;
 use std::path::{Path, PathBuf};
 
 pub use boot::{boot_config, boot_dhcp, boot_gpt, boot_nocloud, boot_smbios, boot_sntp, boot_verity};
-pub use checkpoint::checkpoint;
+pub use checkpoint::{checkpoint, go_program};
 pub use console::console;
 pub use deploy::{elf, infer, requirements};
 pub use http::{aws_name, prelude, sigv4, url_answer, url_event};
@@ -56,6 +56,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("endpoint", endpoint),
     ("error_report", error_report),
     ("function_spec", function_spec),
+    ("go_program", go_program),
     ("identifiers", identifiers),
     ("infer", infer),
     ("layers", layers),

@@ -6,9 +6,7 @@
 //! are in each Go program that was not stripped of them.
 
 use std::borrow::Cow;
-use std::fs::File;
-use std::io::Read as _;
-use std::os::unix::fs::FileExt as _;
+use std::io::{self, Read as _};
 
 use flate2::read::ZlibDecoder;
 use gimli::{AttributeValue, DebuggingInformationEntry, Dwarf, EndianSlice, LittleEndian, SectionId, Unit};
@@ -18,26 +16,38 @@ use object::{CompressionFormat, Endianness, Object as _, ObjectSection as _, Obj
 /// Threads that a program may have had at once; what comes after is a list without end.
 const MOST_THREADS: usize = 10_000;
 /// Most bytes of a section once it is unpacked.
-const MOST_SECTION: u64 = 512 << 20;
+const MOST_SECTION: u64 = 128 << 20;
+/// What is read of the debugging information: names and places of types and variables, nothing of lines and code.
+const SECTIONS: [SectionId; 5] = [
+    SectionId::DebugAbbrev,
+    SectionId::DebugInfo,
+    SectionId::DebugLineStr,
+    SectionId::DebugStr,
+    SectionId::DebugStrOffsets,
+];
 
 /// Bytes of the process's memory, by address and length, that are different in each instance.
-pub(super) type Ranges = Vec<(u64, u32)>;
+pub type Ranges = Vec<(u64, u32)>;
 
 /// Why they cannot be told.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub(super) enum Unknown {
+pub enum Unknown {
+    /// It was built without symbols or debugging information.
     #[error(
         "it is a Go program without debugging information, by which the state of math/rand would be found: its random numbers \
          would repeat in its instances; build it without -ldflags=\"-s -w\""
     )]
     Stripped,
+    /// Its runtime is not one that is known here.
     #[error(
         "it is a Go program whose runtime is not known here (Go 1.22 and later is): its random numbers would repeat in its \
          instances"
     )]
     Runtime,
+    /// What its debugging information says makes no sense.
     #[error("its debugging information makes no sense: {0}")]
     Invalid(String),
+    /// A word of its memory cannot be read.
     #[error("its memory cannot be read: {0}")]
     Memory(String),
 }
@@ -53,11 +63,17 @@ pub(super) fn is_go(elf: &ElfFile64<'_, Endianness>) -> bool {
     elf.section_by_name(".go.buildinfo").is_some()
 }
 
-/// The state of all generators of a Go program that is mapped `moved` bytes above the addresses in its file.
+/// The state of all generators of a program, from its file and the words of its memory; `None` when it is no Go program.
+pub fn of_program(program: &[u8], word: impl Fn(u64) -> io::Result<u64>) -> Option<Result<Ranges, Unknown>> {
+    let elf = ElfFile64::<Endianness>::parse(program).ok()?;
+    is_go(&elf).then(|| random_state(&elf, 0, word))
+}
+
+/// The same of one that is known to be a Go program, and is mapped `moved` bytes above the addresses in its file.
 pub(super) fn random_state(
     elf: &ElfFile64<'_, Endianness>,
     moved: u64,
-    memory: &File,
+    word: impl Fn(u64) -> io::Result<u64>,
 ) -> Result<Ranges, Unknown> {
     let symbol = |name: &str| {
         let found = elf.symbols().find(|symbol| symbol.name() == Ok(name) && symbol.is_definition());
@@ -66,11 +82,7 @@ pub(super) fn random_state(
     let (global, first) = (symbol("runtime.globalRand")?, symbol("runtime.allm")?);
     let layout = Layout::read(elf)?;
     let mut ranges = vec![(global.wrapping_add(layout.state_of_global), layout.state_bytes)];
-    let word = |address: u64| {
-        let mut bytes = [0; 8];
-        let read = memory.read_exact_at(&mut bytes, address);
-        read.map(|()| u64::from_le_bytes(bytes)).map_err(|error| Unknown::Memory(error.to_string()))
-    };
+    let word = |address: u64| word(address).map_err(|error| Unknown::Memory(error.to_string()));
     let mut thread = word(first)?;
     while thread != 0 {
         if ranges.len() > 3 * MOST_THREADS {
@@ -129,7 +141,8 @@ impl Layout {
 
 fn section<'data>(elf: &ElfFile64<'data, Endianness>, id: SectionId) -> Result<Cow<'data, [u8]>, Unknown> {
     let invalid = |error: &dyn std::fmt::Display| Unknown::Invalid(format!("{}: {error}", id.name()));
-    let Some(section) = elf.section_by_name(id.name()) else { return Ok(Cow::Borrowed(&[])) };
+    let wanted = SECTIONS.contains(&id).then(|| elf.section_by_name(id.name())).flatten();
+    let Some(section) = wanted else { return Ok(Cow::Borrowed(&[])) };
     let data = section.compressed_data().map_err(|error| invalid(&error))?;
     match data.format {
         CompressionFormat::None => Ok(Cow::Borrowed(data.data)),
@@ -237,4 +250,46 @@ fn member_of(
     let location = entry.attr_value(gimli::DW_AT_data_member_location)?;
     let Some(offset) = location.and_then(|value| value.udata_value()) else { return Ok(None) };
     Ok(name_of(dwarf, unit, entry)?.map(|name| (name.into_owned(), offset)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A program of nothing but what is looked for, with two threads at 0x1000 and 0x2000.
+    #[test]
+    fn the_state_of_each_thread_and_of_new_ones_is_found() {
+        let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/corpus/go_program/small");
+        let program = std::fs::read(corpus).unwrap();
+        let elf = ElfFile64::<Endianness>::parse(&*program).unwrap();
+        let address = |name| elf.symbols().find(|symbol| symbol.name() == Ok(name)).unwrap().address();
+        let (global, first) = (address("runtime.globalRand"), address("runtime.allm"));
+        let word = |at: u64| match at {
+            0x2040 => Ok(0),
+            0x1040 => Ok(0x2000),
+            at if at == first => Ok(0x1000),
+            _ => Err(io::ErrorKind::NotFound.into()),
+        };
+        let expected = vec![
+            (global + 40, 288),
+            (0x1000 + 128, 288),
+            (0x1000 + 432, 4),
+            (0x1000 + 440, 8),
+            (0x2000 + 128, 288),
+            (0x2000 + 432, 4),
+            (0x2000 + 440, 8),
+        ];
+        assert_eq!(of_program(&program, word), Some(Ok(expected)));
+        let endless = of_program(&program, |_| Ok(0x1000));
+        assert_eq!(endless, Some(Err(Unknown::Invalid("its list of threads has no end".to_owned()))));
+        let unreadable = of_program(&program, |_| Err(io::ErrorKind::NotFound.into()));
+        assert!(matches!(unreadable, Some(Err(Unknown::Memory(_)))), "{unreadable:?}");
+    }
+
+    #[test]
+    fn other_programs_are_left_alone() {
+        let own = std::fs::read(std::env::current_exe().unwrap()).unwrap();
+        assert!(of_program(&own, |_| Ok(0)).is_none());
+        assert!(of_program(b"#!/bin/sh", |_| Ok(0)).is_none());
+    }
 }

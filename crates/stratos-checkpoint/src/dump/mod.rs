@@ -5,7 +5,7 @@
 
 mod connection;
 mod descriptors;
-mod go;
+pub mod go;
 mod mappings;
 mod remote;
 mod threads;
@@ -324,7 +324,11 @@ fn random_state(
             let moved = moved(&elf, &bytes, executable, mappings);
             let moved =
                 moved.ok_or_else(|| DumpError::refused("its executable is mapped in an unknown way"))?;
-            go::random_state(&elf, moved, memory).map_err(|unknown| DumpError::refused(unknown.to_string()))
+            let word = |address: u64| {
+                let mut bytes = [0; 8];
+                memory.read_exact_at(&mut bytes, address).map(|()| u64::from_le_bytes(bytes))
+            };
+            go::random_state(&elf, moved, word).map_err(|unknown| DumpError::refused(unknown.to_string()))
         }
         _ if target.park == Park::Idle => Err(DumpError::refused(
             "it does not wait to be released, and is no Go program: nobody could make its random numbers different in each \
