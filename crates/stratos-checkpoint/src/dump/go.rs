@@ -17,13 +17,16 @@ use object::{CompressionFormat, Endianness, Object as _, ObjectSection as _, Obj
 const MOST_THREADS: usize = 10_000;
 /// Most bytes of a section once it is unpacked.
 const MOST_SECTION: u64 = 128 << 20;
-/// What is read of the debugging information: names and places of types and variables, nothing of lines and code.
-const SECTIONS: [SectionId; 5] = [
+/// What is read of the debugging information: names and places of types and variables, and what a unit's head refers to.
+const SECTIONS: [SectionId; 8] = [
     SectionId::DebugAbbrev,
+    SectionId::DebugAddr,
     SectionId::DebugInfo,
+    SectionId::DebugLine,
     SectionId::DebugLineStr,
     SectionId::DebugStr,
     SectionId::DebugStrOffsets,
+    SectionId::DebugRngLists,
 ];
 
 /// Bytes of the process's memory, by address and length, that are different in each instance.
