@@ -1,8 +1,8 @@
 //! Crash-safe state of one node: an embedded database and content-addressed blobs.
 //!
 //! Everything lives in one folder: `state.redb` (functions, their versions, the queue of asynchronous
-//! invocations), `blobs/` (function images, each named by its SHA-256) and `lock` (held while a node uses the
-//! folder). A call that returned `Ok` survives `kill -9` and a loss of power; one that did not return left either
+//! invocations), `blobs/` (function images, each named by its SHA-256), `secrets/` and `lock` (held while a node uses
+//! the folder). A call that returned `Ok` survives `kill -9` and a loss of power; one that did not return left either
 //! the old state or the new one.
 //!
 //! What this crate never does: it reads no clock (callers pass times), it starts no function, and a synchronous
@@ -17,11 +17,13 @@ mod functions;
 mod queue;
 mod record;
 mod row;
+mod secrets;
 mod store;
 mod writer;
 
 pub use blobs::{AdoptedBlob, Blobs};
 pub use error::StoreError;
 pub use record::{AsyncRecord, AsyncRequest, AsyncState, FunctionRecord, NewVersion, VersionRecord};
+pub use secrets::{MAX_SECRET_BYTES, SecretRecord, SecretValue, SecretValueError, Secrets};
 pub use store::Store;
 pub use writer::Done;

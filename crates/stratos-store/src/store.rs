@@ -10,6 +10,7 @@ use redb::Builder;
 use crate::blobs::{Blobs, sync_dir};
 use crate::db::Db;
 use crate::error::StoreError;
+use crate::secrets::Secrets;
 use crate::writer::Writer;
 
 /// redb's cache; its default of 1 GiB is more than a small node has.
@@ -23,6 +24,7 @@ pub(crate) struct Inner {
     pub(crate) writer: Writer,
     pub(crate) db: Arc<Db>,
     pub(crate) blobs: Blobs,
+    pub(crate) secrets: Secrets,
     /// Held as long as any clone lives; the kernel gives it up with the process.
     _lock: File,
 }
@@ -49,13 +51,19 @@ impl Store {
     pub(crate) fn assemble(dir: &Path, db: Arc<Db>, lock: File) -> Result<Self, StoreError> {
         crate::functions::create_tables(&db)?;
         let blobs = Blobs::open(&dir.join("blobs"), Arc::clone(&db))?;
+        let secrets = Secrets::open(&dir.join("secrets"))?;
         let writer = Writer::start(Arc::clone(&db))?;
-        Ok(Self(Arc::new(Inner { writer, db, blobs, _lock: lock })))
+        Ok(Self(Arc::new(Inner { writer, db, blobs, secrets, _lock: lock })))
     }
 
     /// The function images.
     pub fn blobs(&self) -> &Blobs {
         &self.0.blobs
+    }
+
+    /// The secrets.
+    pub fn secrets(&self) -> &Secrets {
+        &self.0.secrets
     }
 }
 

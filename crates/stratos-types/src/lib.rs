@@ -6,6 +6,7 @@
 
 pub mod digest;
 pub mod egress;
+pub mod environment;
 pub mod id;
 pub mod image;
 pub mod layer;
@@ -17,10 +18,11 @@ pub mod trace_context;
 
 pub use digest::Digest;
 pub use egress::{EgressRule, EgressTarget};
+pub use environment::NodeEnvironment;
 pub use id::{InstanceId, InvocationId};
 pub use image::{ImageFile, ImageManifest, KernelChoice};
 pub use layer::{LayerManifest, PackedLayer};
-pub use name::{FunctionKey, FunctionName, TenantId};
+pub use name::{FunctionKey, FunctionName, SecretName, TenantId};
 pub use node_config::NodeConfig;
 pub use quantity::{CpuShare, MemorySize, Timeout};
 pub use spec::{CheckpointMode, CpuClass, Entry, FunctionSpec, Runtime, SpecError};

@@ -65,6 +65,11 @@ label! {
     TenantId, "tenant"
 }
 
+label! {
+    /// The name of a secret, unique for one tenant on one node.
+    SecretName, "secret"
+}
+
 impl Default for TenantId {
     fn default() -> Self {
         Self("default".to_owned())

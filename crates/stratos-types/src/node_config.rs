@@ -21,14 +21,20 @@
 //! [cpu]
 //! reserved = "1"                 # CPUs kept for functions that ask for them
 //!
+//! [functions.environment]        # variables that all functions on this node are given
+//! AWS_REGION = "eu-central-1"
+//!
 //! [memory]
 //! zram = 50                      # percent of the machine's memory; 0 for none
 //! warm = true                    # read at boot what functions' starts have touched before
 //! ```
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
+
+use crate::NodeEnvironment;
 
 /// Most bytes of a configuration.
 pub const MAX_BYTES: usize = 256 << 10;
@@ -52,6 +58,8 @@ pub struct NodeConfig {
     pub time: TimeConfig,
     /// The node's API.
     pub api: ApiConfig,
+    /// What functions are given.
+    pub functions: FunctionsConfig,
     /// Who gets which CPU.
     pub cpu: CpuConfig,
     /// What memory is used for.
@@ -66,6 +74,7 @@ impl Default for NodeConfig {
             network: NetworkConfig::default(),
             time: TimeConfig::default(),
             api: ApiConfig::default(),
+            functions: FunctionsConfig::default(),
             cpu: CpuConfig::default(),
             memory: MemoryConfig::default(),
         }
@@ -113,6 +122,14 @@ impl Default for ApiConfig {
         let listen = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8443));
         Self { listen, token: None, certificate: None, key: None }
     }
+}
+
+/// What functions are given.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FunctionsConfig {
+    /// Variables that all functions on this node are given.
+    pub environment: BTreeMap<String, String>,
 }
 
 /// Who gets which CPU.
@@ -194,6 +211,18 @@ impl NodeConfig {
         Ok(config)
     }
 
+    /// The variables that all functions on this node are given.
+    ///
+    /// # Errors
+    /// When one of them may not be given.
+    pub fn function_environment(&self) -> Result<NodeEnvironment, NodeConfigError> {
+        let checked = NodeEnvironment::new(self.functions.environment.clone());
+        checked.map_err(|error| NodeConfigError::Value {
+            key: "functions.environment",
+            problem: format!("cannot be used: {error}"),
+        })
+    }
+
     fn check(&self) -> Result<(), NodeConfigError> {
         let wrong = |key, problem: &str| Err(NodeConfigError::Value { key, problem: problem.to_owned() });
         if self.version != 1 {
@@ -233,7 +262,7 @@ impl NodeConfig {
         if self.memory.zram > 80 {
             return wrong("memory.zram", "has to be 0 to 80 percent");
         }
-        Ok(())
+        self.function_environment().map(drop)
     }
 }
 
@@ -287,6 +316,8 @@ mod tests {
             ("[cpu]\nreserved = '0-1'", "cpu.reserved has to be"),
             ("[cpu]\nreserved = '3-1'", "cpu.reserved has to be"),
             ("[memory]\nzram = 81", "memory.zram has to be"),
+            ("[functions.environment]\nPORT = 'secret'", "functions.environment cannot be used: PORT is set by"),
+            ("[functions.environment]\nA = 5", "line 2: invalid type, expected a string"),
             ("[api]\ntokken = 'secret'", "line 2: unknown field `tokken`"),
             ("api = 'secret'", "line 1: invalid type, expected struct"),
             ("version = 1\n\n[memory]\nzram = 'secret'", "line 4: invalid type, expected u8"),

@@ -6,7 +6,8 @@ use std::str::FromStr;
 
 use toml::Value;
 
-use crate::{CpuShare, EgressRule, FunctionName, MemorySize, Timeout};
+use crate::environment::{has_default, is_name, is_of_contract, is_of_start};
+use crate::{CpuShare, EgressRule, FunctionName, MemorySize, SecretName, Timeout};
 
 /// The file's name, at the top of a function's folder.
 pub const FILE_NAME: &str = "stratos.toml";
@@ -21,6 +22,8 @@ pub const MAX_HELD: u32 = 100;
 pub const MAX_PRIME: (usize, usize) = (16, 4096);
 /// Most bytes of `[env]`, names and values together; AWS Lambda's limit is the same 4 KiB.
 pub const MAX_ENV_BYTES: usize = 4096;
+/// Most secrets of one function.
+pub const MAX_SECRETS: usize = 64;
 /// Most egress rules.
 pub const MAX_EGRESS_RULES: usize = 64;
 /// Most TCP ports that all rules together open: each takes a descriptor per instance.
@@ -199,6 +202,8 @@ pub struct FunctionSpec {
     pub public: bool,
     /// Environment of its own.
     pub env: BTreeMap<String, String>,
+    /// Secrets of the node that it is given at its release: the variable of each.
+    pub secrets: BTreeMap<String, SecretName>,
 }
 
 /// What is wrong with a specification, where, and what to do.
@@ -232,7 +237,7 @@ pub struct Inferred {
     pub entry: Option<Entry>,
 }
 
-const KEYS: [&str; 16] = [
+const KEYS: [&str; 17] = [
     "name",
     "runtime",
     "handler",
@@ -249,6 +254,7 @@ const KEYS: [&str; 16] = [
     "egress",
     "public",
     "env",
+    "secrets",
 ];
 
 impl FunctionSpec {
@@ -297,6 +303,7 @@ impl FunctionSpec {
             egress: keys.egress()?,
             public: keys.boolean("public")?,
             env: keys.env()?,
+            secrets: keys.secrets()?,
         })
     }
 
@@ -338,6 +345,10 @@ impl FunctionSpec {
         set("public", self.public.into());
         let env: toml::Table = self.env.iter().map(|(k, v)| (k.clone(), v.clone().into())).collect();
         set("env", env.into());
+        if !self.secrets.is_empty() {
+            let names = self.secrets.iter().map(|(k, v)| (k.clone(), v.to_string().into()));
+            set("secrets", toml::Table::from_iter(names).into());
+        }
         table.to_string()
     }
 }
@@ -536,15 +547,7 @@ impl Keys<'_> {
         for (name, value) in table {
             let key = format!("env.{name}");
             let text = value.as_str().ok_or_else(|| wrong_type(&key, "a text in quotes", value))?;
-            let starts = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
-            if !starts || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
-                let hint = "use letters, digits and _, not starting with a digit";
-                return Err(SpecError::at(&key, "is not a name for an environment variable", hint));
-            }
-            if is_reserved(name) {
-                let hint = "StratOS sets this variable itself; choose another name";
-                return Err(SpecError::at(&key, "is reserved", hint));
-            }
+            check_variable(&key, name)?;
             if text.contains('\0') {
                 return Err(SpecError::at(&key, "holds a NUL character", "remove it"));
             }
@@ -558,23 +561,47 @@ impl Keys<'_> {
         }
         Ok(env)
     }
+
+    fn secrets(&self) -> Result<BTreeMap<String, SecretName>, SpecError> {
+        const HINT: &str = "write the name that `stratos secret set` was given, such as \"db-password\"";
+        let Some(value) = self.0.get("secrets") else { return Ok(BTreeMap::new()) };
+        let table = value.as_table().ok_or_else(|| wrong_type("secrets", "a table", value))?;
+        if table.len() > MAX_SECRETS {
+            let message = format!("{} secrets are too many", table.len());
+            return Err(SpecError::at("secrets", message, format!("at most {MAX_SECRETS} are allowed")));
+        }
+        let env = self.0.get("env").and_then(Value::as_table);
+        let secret = |(name, value): (&String, &Value)| {
+            let key = format!("secrets.{name}");
+            let text = value.as_str().ok_or_else(|| wrong_type(&key, "a text in quotes", value))?;
+            check_variable(&key, name)?;
+            if is_of_start(name) || has_default(name) {
+                let hint = "StratOS gives this variable to every function; choose another name";
+                return Err(SpecError::at(&key, "is reserved", hint));
+            }
+            if env.is_some_and(|env| env.contains_key(name)) {
+                let hint = "leave it out of one of the two tables";
+                return Err(SpecError::at(&key, "is set by [env] as well", hint));
+            }
+            // Not shown: somebody may have written the secret itself.
+            let secret = text.parse().map_err(|_| SpecError::at(&key, "is not the name of a secret", HINT))?;
+            Ok((name.clone(), secret))
+        };
+        table.iter().map(secret).collect()
+    }
 }
 
-/// Variables of the function contract: a function that set them would not find its runtime.
-fn is_reserved(name: &str) -> bool {
-    const RESERVED: [&str; 10] = [
-        "PORT",
-        "_HANDLER",
-        "K_SERVICE",
-        "K_REVISION",
-        "K_CONFIGURATION",
-        "LAMBDA_TASK_ROOT",
-        "LAMBDA_RUNTIME_DIR",
-        "AWS_LAMBDA_RUNTIME_API",
-        "AWS_EXECUTION_ENV",
-        "_X_AMZN_TRACE_ID",
-    ];
-    RESERVED.contains(&name) || name.starts_with("AWS_LAMBDA_") || name.starts_with("STRATOS_")
+/// Refuses what is no name of a variable, or one of the contract.
+fn check_variable(key: &str, name: &str) -> Result<(), SpecError> {
+    if !is_name(name) {
+        let hint = "use letters, digits and _, not starting with a digit";
+        return Err(SpecError::at(key, "is not a name for an environment variable", hint));
+    }
+    if is_of_contract(name) {
+        let hint = "StratOS sets this variable itself; choose another name";
+        return Err(SpecError::at(key, "is reserved", hint));
+    }
+    Ok(())
 }
 
 /// The entry that files tell of, if what they say can be one: it is kept in the same form as one that was written.
@@ -681,6 +708,8 @@ mod tests {
             public = true
             [env]
             A = "b"
+            [secrets]
+            DB_PASSWORD = "db-password"
             "#,
         )
         .unwrap();
@@ -768,6 +797,18 @@ mod tests {
             (&format!("{SMALL}[env]\n\"a-b\" = \"1\""), "env.a-b: is not a name", "letters"),
             (&format!("{SMALL}[env]\nA = 1"), "env.A: is an integer", "quotes"),
             (&format!("{SMALL}[env]\nA = \"{}\"", "x".repeat(5000)), "env: 5001 bytes", "4096"),
+            (&format!("{SMALL}secrets = [\"a\"]"), "secrets: is an array", "a table"),
+            (&format!("{SMALL}[secrets]\nA = 1"), "secrets.A: is an integer", "quotes"),
+            (&format!("{SMALL}[secrets]\nA = \"hunter2!\""), "secrets.A: is not the name", "secret set"),
+            (&format!("{SMALL}[secrets]\n\"a-b\" = \"a\""), "secrets.a-b: is not a name", "letters"),
+            (&format!("{SMALL}[secrets]\nPORT = \"a\""), "secrets.PORT: is reserved", "another"),
+            (&format!("{SMALL}[secrets]\nTZ = \"a\""), "secrets.TZ: is reserved", "another"),
+            (&format!("{SMALL}[secrets]\nNODE_OPTIONS = \"a\""), "secrets.NODE_OPTIONS: is", "another"),
+            (
+                &format!("{SMALL}[env]\nA = \"x\"\n[secrets]\nA = \"a\""),
+                "secrets.A: is set by [env] as well",
+                "one of the two",
+            ),
         ];
         for (text, message, hint) in cases {
             let error = parse(text).unwrap_err();
