@@ -93,6 +93,10 @@ pub struct Options {
     #[arg(long, value_name = "TIME", default_value = "10m")]
     pub idle_timeout: Timeout,
 
+    /// Variables that all functions are given, as TOML: NAME = "value", one a line. A function's own [env] wins.
+    #[arg(long, env = "STRATOS_FUNCTION_ENVIRONMENT", value_name = "FILE")]
+    pub function_environment: Option<PathBuf>,
+
     /// Restore instances from checkpoints, where functions allow it and that is possible; `off`: start all afresh.
     #[arg(long, env = "STRATOS_CHECKPOINTS", value_name = "auto|off", default_value = "auto",
           value_parser = |text: &str| match text {

@@ -4,12 +4,13 @@
 //! threads do not share afterwards) and sweeps away what a killed predecessor left, before anything new is started.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use stratos_sandbox::{OpenError, Sandbox, SandboxConfig};
 use stratos_store::{Store, StoreError};
-use stratos_types::FunctionKey;
+use stratos_types::environment::NodeEnvironmentError;
+use stratos_types::{FunctionKey, NodeEnvironment};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -45,6 +46,22 @@ pub enum NodeError {
     /// The state is not usable.
     #[error("the node's state is not usable")]
     Store(#[from] StoreError),
+    /// The file with the functions' variables could not be read.
+    #[error("cannot read the functions' environment {}", path.display())]
+    EnvironmentFile {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file with the functions' variables holds what they cannot be given.
+    #[error("{}", path.display())]
+    Environment {
+        /// Which.
+        path: PathBuf,
+        /// Which variable, and what is wrong with it.
+        source: NodeEnvironmentError,
+    },
     /// The engine did not start.
     #[error("cannot start the engine")]
     Engine(#[from] EngineError),
@@ -69,6 +86,9 @@ impl NodeError {
             }
             Self::Sandbox(_) => Some("instances need root"),
             Self::Listen(error) => Some(error.hint()),
+            Self::EnvironmentFile { .. } | Self::Environment { .. } => {
+                Some("--function-environment names a file of lines NAME = \"value\"")
+            }
             Self::Store(StoreError::InUse { .. }) => {
                 Some("stop that agent first, or give this one its own --state and --run")
             }
@@ -88,6 +108,7 @@ pub fn run(options: &Options) -> Result<(), NodeError> {
     for dir in [&options.state, &options.run] {
         std::fs::create_dir_all(dir).map_err(|source| NodeError::Folder { path: dir.clone(), source })?;
     }
+    let environment = function_environment(options.function_environment.as_deref())?;
     raise_open_files()?;
     let memory = Memory::of_machine()?;
     let sandbox = Arc::new(Sandbox::open(SandboxConfig {
@@ -102,7 +123,7 @@ pub fn run(options: &Options) -> Result<(), NodeError> {
         tracing::warn!("THIS MACHINE LACKS {}: {}", missing.what, missing.consequence);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let result = runtime.block_on(serve(options, &memory, Arc::clone(&sandbox)));
+    let result = runtime.block_on(serve(options, &memory, environment, Arc::clone(&sandbox)));
     // Instances end with their last handle, on the runtime's threads: these go first, the sandbox last.
     drop(runtime);
     drop(sandbox);
@@ -117,7 +138,20 @@ fn raise_open_files() -> io::Result<()> {
     Ok(setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?)
 }
 
-async fn serve(options: &Options, memory: &Memory, sandbox: Arc<Sandbox>) -> Result<(), NodeError> {
+/// The variables that all functions are given.
+fn function_environment(path: Option<&Path>) -> Result<NodeEnvironment, NodeError> {
+    let Some(path) = path else { return Ok(NodeEnvironment::default()) };
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| NodeError::EnvironmentFile { path: path.to_owned(), source })?;
+    NodeEnvironment::parse(&text).map_err(|source| NodeError::Environment { path: path.to_owned(), source })
+}
+
+async fn serve(
+    options: &Options,
+    memory: &Memory,
+    environment: NodeEnvironment,
+    sandbox: Arc<Sandbox>,
+) -> Result<(), NodeError> {
     let memory_budget = options.memory_budget(memory, sandbox.memory_limit());
     tracing::info!("functions may be promised {} MiB of memory", memory_budget >> 20);
     let store = Store::open(&options.state)?;
@@ -137,6 +171,7 @@ async fn serve(options: &Options, memory: &Memory, sandbox: Arc<Sandbox>) -> Res
             memory_budget,
             parallel_starts: std::thread::available_parallelism()?.get(),
             egress_denied: egress_denied.clone(),
+            environment,
             starts: options.warm.then_some(starts),
         },
         store.clone(),

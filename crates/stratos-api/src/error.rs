@@ -89,6 +89,10 @@ codes! {
     FunctionCrashed = "function_crashed", 502, Function;
     /// The function's process was ended for using more memory than its limit.
     FunctionOutOfMemory = "function_out_of_memory", 502, Function;
+    /// The node does not have a secret that the function names.
+    SecretMissing = "secret_missing", 502, Function;
+    /// The function's secrets and the node's variables are more than an instance can be given.
+    EnvironmentTooLarge = "environment_too_large", 502, Function;
     /// The answer is over 6 MiB, or is not HTTP.
     FunctionBadResponse = "function_bad_response", 502, Function;
     /// The function did not answer before its timeout; its instance was ended.

@@ -1,4 +1,4 @@
-//! Paths of the node API, version 1. `{name}` stands for a function, `{id}` for an invocation.
+//! Paths of the node API, version 1. `{name}` stands for a function or a secret, `{id}` for an invocation.
 
 /// Liveness and what the node lacks.
 pub const HEALTH: &str = "/v1/health";
@@ -26,6 +26,10 @@ pub const DEAD_LETTERS: &str = "/v1/functions/{name}/dead-letters";
 pub const DEAD_LETTER: &str = "/v1/functions/{name}/dead-letters/{id}";
 /// GET: state of one asynchronous invocation.
 pub const INVOCATION: &str = "/v1/invocations/{id}";
+/// GET: all secrets, without their values.
+pub const SECRETS: &str = "/v1/secrets";
+/// PUT: set it (body: the value). DELETE: remove it; `?force=true` also when functions use it.
+pub const SECRET: &str = "/v1/secrets/{name}";
 /// GET: the node as a machine.
 pub const NODE: &str = "/v1/node";
 /// GET: its processes.

@@ -300,6 +300,17 @@ pub struct AsyncInvocation {
     pub last_error: Option<crate::ApiError>,
 }
 
+/// What is told of a secret: never its value.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SecretInfo {
+    /// Its name.
+    pub name: String,
+    /// When it was last set (RFC 3339, UTC).
+    pub updated_at: String,
+    /// Functions whose current version uses it, by name.
+    pub used_by: Vec<String>,
+}
+
 /// One line of a function's log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LogLine {

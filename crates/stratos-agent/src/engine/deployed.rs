@@ -15,7 +15,8 @@ use stratos_types::{
     CpuClass, CpuShare, Digest, Entry, FunctionKey, FunctionSpec, InstanceId, Runtime, Version,
 };
 
-use super::{Engine, EngineError, failure, read, write};
+use super::checkpointable::{ParkPoint, park_point};
+use super::{Engine, EngineError, failure, read, release, write};
 use crate::layers::Layer;
 use crate::warm::Source;
 use crate::warm::recording::Owner;
@@ -41,6 +42,8 @@ pub(super) struct Deployed {
     egress: Option<Arc<EgressPolicy>>,
     argv: Vec<CString>,
     env: Vec<CString>,
+    /// Its instances are given secrets, or variables of the node.
+    pub(super) is_given: bool,
 }
 
 /// The system call profile of each runtime.
@@ -109,6 +112,7 @@ impl Engine {
         let deployed = Arc::new(Deployed {
             argv: argv(&spec),
             env: env(&spec, key, wanted),
+            is_given: release::is_given(&self.0.config.environment, &spec),
             seccomp: Arc::clone(&self.0.profiles.0[&spec.runtime]),
             egress: egress.map(Arc::new),
             key: key.clone(),
@@ -158,7 +162,12 @@ impl Deployed {
         let start = digest.finalize();
         let start: String = start.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
         let (layer, function) = (self.layer.manifest.image_digest, self.function_digest);
-        format!("{}@{} of {function} on {layer} by {start}", self.key, self.version)
+        // A server that does not wait for its release may have one as long as there is nothing to give it.
+        let given = match park_point(&self.spec) {
+            Ok(ParkPoint::Listening) if self.is_given => ", with variables to be given",
+            _ => "",
+        };
+        format!("{}@{} of {function} on {layer} by {start}{given}", self.key, self.version)
     }
 
     fn plan_with(&self, id: InstanceId, variable: CString) -> InstancePlan {
@@ -184,10 +193,22 @@ impl Deployed {
     /// An error of an instance as it is told. What looks like the function's failure is the node's when the kernel
     /// could not read the layer: the code never ran, or died of it.
     pub(super) fn explain(&self, error: ApiError) -> ApiError {
-        match failure::may_be_unreadable_layer(&error) && self.layer.is_damaged() {
-            true => failure::damaged_layer(&self.layer.manifest.name, error),
-            false => error,
+        if failure::may_be_unreadable_layer(&error) && self.layer.is_damaged() {
+            return failure::damaged_layer(&self.layer.manifest.name, error);
         }
+        // The first thing to look for: other platforms have them in the environment by then.
+        if error.code == ErrorCode::FunctionInitFailed && self.loads_without_secrets() {
+            return error.hint(
+                "secrets are not there yet when the handler is loaded: read them in the handler or in a restore \
+                 hook, or write checkpoint = \"off\" in stratos.toml",
+            );
+        }
+        error
+    }
+
+    /// Whether there are secrets that a handler does not see while it is loaded.
+    pub(super) fn loads_without_secrets(&self) -> bool {
+        !self.spec.secrets.is_empty() && !release::is_given_at_start(&self.spec)
     }
 
     /// The program that an instance executes, for messages.

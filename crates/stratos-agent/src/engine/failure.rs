@@ -3,7 +3,9 @@
 use serde_json::Value;
 use stratos_api::{ApiError, ErrorCode};
 use stratos_store::StoreError;
-use stratos_types::{Entry, FunctionKey, FunctionSpec, MemorySize, Version};
+use stratos_types::{Entry, FunctionKey, FunctionSpec, MemorySize, SecretName, Version};
+
+use super::release::MAX_GIVEN;
 
 /// How an instance's process ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,7 +44,7 @@ impl EndReason {
     const fn as_str(self) -> &'static str {
         match self {
             Self::Idle => "it was idle",
-            Self::Retired => "its version is no longer used",
+            Self::Retired => "others take its place",
             Self::MemoryNeeded => "its memory was needed for another function",
             Self::OverMemory => "it used more memory than its limit",
             Self::StartFailed => "its start failed",
@@ -257,6 +259,21 @@ pub(super) fn unknown_function(key: &FunctionKey, version: Option<Version>) -> A
                 .hint(format!("`stratos versions {}` lists its versions", key.name))
         }
     }
+}
+
+pub(super) fn secret_missing(key: &FunctionKey, secret: &SecretName) -> ApiError {
+    let message = format!("function `{}` needs the secret `{secret}`, which this node does not have", key.name);
+    ApiError::new(ErrorCode::SecretMissing, message)
+        .hint(format!("set it with `stratos secret set {secret}`, or take it out of [secrets] in stratos.toml"))
+}
+
+pub(super) fn environment_too_large(key: &FunctionKey, bytes: usize) -> ApiError {
+    let message = format!(
+        "the secrets of function `{}` and the node's variables have {bytes} bytes together, more than {MAX_GIVEN}",
+        key.name
+    );
+    ApiError::new(ErrorCode::EnvironmentTooLarge, message)
+        .hint("make the secrets shorter, or split the function; `stratos secret list` tells who uses which")
 }
 
 pub(crate) fn storage(error: &StoreError) -> ApiError {

@@ -27,6 +27,7 @@ use super::lock;
 use super::log::{FunctionLog, MAX_LINE_BYTES};
 use super::off_worker::OffWorker;
 use super::port::Port;
+use super::release::{self, Given, is_given_at_start};
 use super::runtime_api::{InitState, Job, RuntimeApi, StartedAs};
 
 /// Lines of stderr kept to explain a death.
@@ -115,8 +116,9 @@ impl From<ApiError> for NotReady {
 }
 
 impl Instance {
-    /// Starts an instance, from a checkpoint if there is one, and waits until it can take a request. `unusable` is told why
-    /// it was not; the instance is started afresh then. `hook_limit`: how long hooks after a restore may take.
+    /// Starts an instance, from a checkpoint if there is one, gives it its variables, and waits until it can take a request.
+    /// `unusable` is told why it was not restored; the instance is started afresh then. `hook_limit`: how long hooks after a
+    /// restore may take.
     ///
     /// # Errors
     /// Whose fault it is that it cannot: `function_init_failed`, `function_out_of_memory`, `function_timeout`
@@ -126,6 +128,7 @@ impl Instance {
         deployed: Arc<Deployed>,
         log: Arc<FunctionLog>,
         origin: Option<Origin>,
+        given: Arc<Given>,
         hook_limit: Duration,
         unusable: impl FnOnce(&StartError),
     ) -> Result<(Arc<Self>, StartTimes), NotReady> {
@@ -137,7 +140,9 @@ impl Instance {
         let plan = deployed.plan(id);
         let required = deployed.spec.checkpoint == CheckpointMode::Required;
         let watch_memory = !sandbox.features().memory;
-        let starting = tokio::task::spawn_blocking(move || begin(&sandbox, &plan, origin, required));
+        let at_start = is_given_at_start(&deployed.spec).then(|| Arc::clone(&given));
+        let given_at_start = at_start.is_some();
+        let starting = tokio::task::spawn_blocking(move || begin(&sandbox, plan, at_start, origin, required));
         let internal = |error: &(dyn std::error::Error + 'static)| {
             ApiError::new(ErrorCode::Internal, "an instance cannot be started").caused_by(error)
         };
@@ -147,7 +152,10 @@ impl Instance {
         if let Some(error) = not_restored {
             unusable(&error);
         }
-        let pipes = Pipes::take(&mut inner, restored.then_some(id)).map_err(|e| internal(&e))?;
+        // What a restored instance has from before is of the one that was dumped, which was given nothing.
+        let given = (restored || !given_at_start).then_some(&*given);
+        let frame = release::frame(restored.then_some(id), given).map_err(|e| internal(&e))?;
+        let pipes = Pipes::take(&mut inner, &frame).map_err(|e| internal(&e))?;
         let listener = inner.take_runtime_listener();
 
         let started_as = match deployed.spec.entry {
@@ -458,17 +466,18 @@ struct Begun {
     not_restored: Option<StartError>,
 }
 
-/// Restores an instance, or starts it afresh when there is no template or that fails. Blocks.
+/// Restores an instance, or starts it afresh, with the variables `at_start`, when there is no template or that fails. Blocks.
 fn begin(
     sandbox: &Sandbox,
-    plan: &InstancePlan,
+    mut plan: InstancePlan,
+    at_start: Option<Arc<Given>>,
     origin: Option<Origin>,
     required: bool,
 ) -> Result<Begun, StartError> {
     let restored = match origin {
         None => None,
         Some(Origin::Held(held)) => Some(Ok(held.into_instance())),
-        Some(Origin::Template(template)) => Some(sandbox.restore(plan, &template)),
+        Some(Origin::Template(template)) => Some(sandbox.restore(&plan, &template)),
     };
     let not_restored = match restored {
         None => None,
@@ -478,7 +487,12 @@ fn begin(
         Some(Err(error)) if required => return Err(error),
         Some(Err(error)) => Some(error),
     };
-    let instance = sandbox.start(plan)?;
+    if let Some(given) = &at_start {
+        plan.env = given.over(&plan.env);
+    }
+    let started = sandbox.start(&plan);
+    release::wipe(plan.env);
+    let instance = started?;
     Ok(Begun { instance, executed: Instant::now(), restored: false, not_restored })
 }
 
@@ -490,11 +504,10 @@ struct Pipes {
 }
 
 impl Pipes {
-    /// `restored`: which instance it is, where its environment is that of another.
-    fn take(inner: &mut stratos_sandbox::Instance, restored: Option<InstanceId>) -> io::Result<Self> {
+    fn take(inner: &mut stratos_sandbox::Instance, frame: &[u8]) -> io::Result<Self> {
         let mut park = std::fs::File::from(inner.take_park());
         // Nothing is waited for: the frame lies in the pipe before it is looked for.
-        park.write_all(&release_frame(restored)?)?;
+        park.write_all(frame)?;
         let receiver = |fd: OwnedFd| pipe::Receiver::from_owned_fd(fd);
         Ok(Self {
             stdout: receiver(inner.take_stdout())?,
@@ -502,25 +515,6 @@ impl Pipes {
             status: receiver(inner.take_status())?,
         })
     }
-}
-
-/// The frame that releases a parked instance (docs/formats/release-frame.md).
-fn release_frame(restored: Option<InstanceId>) -> io::Result<Vec<u8>> {
-    let mut seed = [0; 32];
-    getrandom::fill(&mut seed).map_err(io::Error::other)?;
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_err(io::Error::other)?;
-    let wall_ns = u64::try_from(now.as_nanos()).map_err(io::Error::other)?;
-    let mut frame = Vec::with_capacity(52);
-    frame.extend_from_slice(b"SREL");
-    frame.extend_from_slice(&1u32.to_le_bytes());
-    frame.extend_from_slice(&wall_ns.to_le_bytes());
-    frame.extend_from_slice(&seed);
-    // A fresh start got all of its environment from execve(2).
-    let environment = restored.map(|id| format!("AWS_LAMBDA_LOG_STREAM_NAME={id}\0")).unwrap_or_default();
-    let bytes = u32::try_from(environment.len()).map_err(io::Error::other)?;
-    frame.extend_from_slice(&bytes.to_le_bytes());
-    frame.extend_from_slice(environment.as_bytes());
-    Ok(frame)
 }
 
 /// Notes when the bootstrap's first line ran, and holds the pipe for the life of the instance: a bootstrap must never

@@ -20,6 +20,7 @@ mod parked;
 mod pool;
 mod port;
 mod record;
+mod release;
 mod retry;
 mod runtime_api;
 mod snap_start;
@@ -36,7 +37,9 @@ use http::HeaderValue;
 use stratos_api::{ApiError, ErrorCode, Health, InstanceInfo, InvocationRecord, MissingFeature, Phases};
 use stratos_sandbox::Sandbox;
 use stratos_store::{AsyncRequest, Store};
-use stratos_types::{FunctionKey, FunctionSpec, InstanceId, InvocationId, TraceContext, Version};
+use stratos_types::{
+    FunctionKey, FunctionSpec, InstanceId, InvocationId, NodeEnvironment, SecretName, TenantId, TraceContext, Version,
+};
 
 use self::deployed::Deployed;
 pub use self::log::FunctionLog;
@@ -70,6 +73,8 @@ pub struct EngineConfig {
     pub parallel_starts: usize,
     /// Networks that no egress rule opens, such as loopback and the metadata addresses.
     pub egress_denied: stratos_sandbox::egress::Denied,
+    /// Variables that all functions are given.
+    pub environment: NodeEnvironment,
     /// Who is told of the images of cold starts.
     pub starts: Option<Starts>,
 }
@@ -311,6 +316,18 @@ impl Engine {
         }
     }
 
+    /// Takes note that a secret was set or removed: instances that may hold the old value end once they are idle, and new
+    /// requests get others.
+    pub fn secret_changed(&self, tenant: &TenantId, name: &SecretName) {
+        let holds = |key: &FunctionKey, pool: &Pool| {
+            key.tenant == *tenant && pool.deployed.spec.secrets.values().any(|secret| secret == name)
+        };
+        let retired: Vec<_> = lock(&self.0.pools).extract_if(|(key, _), pool| holds(key, pool)).collect();
+        for (_, pool) in retired {
+            pool.retire();
+        }
+    }
+
     /// A version was deployed or made current: its checkpoint is made before anybody asks for it.
     pub async fn prepare_checkpoint(&self, key: &FunctionKey) {
         match self.resolve(key, None).await {
@@ -364,9 +381,14 @@ impl Engine {
         functions.get(key).map(|state| lock(&state.records).newest(limit)).unwrap_or_default()
     }
 
-    /// What of a function's specification this machine cannot do, and why.
-    pub fn notes(&self, spec: &FunctionSpec) -> Vec<String> {
-        deployed::notes(spec, self.0.sandbox.features())
+    /// What of a function's specification this node cannot do, and why.
+    pub fn notes(&self, tenant: &TenantId, spec: &FunctionSpec) -> Vec<String> {
+        let mut notes = deployed::notes(spec, self.0.sandbox.features());
+        let missing = spec.secrets.iter().filter(|(_, name)| !self.0.store.secrets().has(tenant, name));
+        notes.extend(missing.map(|(variable, name)| {
+            format!("secrets.{variable}: this node has no secret `{name}`: set it with `stratos secret set {name}`")
+        }));
+        notes
     }
 
     /// A function's log.

@@ -115,7 +115,7 @@ impl Parked {
                 });
                 match unready {
                     Unready::Refused(reason) => Err(reason),
-                    Unready::Ended => Err(ended(ending.await.ok().flatten(), &last).await),
+                    Unready::Ended => Err(ended(ending.await.ok().flatten(), deployed, &last).await),
                 }
             }
         }
@@ -160,6 +160,10 @@ async fn park_instance(
             parks = await_parking(&mut status, deployed) => parks.map(|()| At::Release)?,
             primed = listening::prime(instance, &deployed.spec.prime) => {
                 primed.map_err(NotMade::for_now)?;
+                if deployed.is_given {
+                    let reason = "it does not wait for its release, and would not get its secrets and the node's variables";
+                    return Err(NotMade::for_good(reason).into());
+                }
                 At::Requests
             }
         },
@@ -213,7 +217,7 @@ fn exit_code(instance: &stratos_sandbox::Instance) -> Option<i32> {
     instance.wait().ok()?.code
 }
 
-async fn ended(code: Option<i32>, last: &Mutex<VecDeque<String>>) -> NotMade {
+async fn ended(code: Option<i32>, deployed: &Deployed, last: &Mutex<VecDeque<String>>) -> NotMade {
     // What it said last may be on its way still.
     tokio::time::sleep(Duration::from_millis(50)).await;
     let said = lock(last).iter().cloned().collect::<Vec<_>>().join(" / ");
@@ -221,6 +225,7 @@ async fn ended(code: Option<i32>, last: &Mutex<VecDeque<String>>) -> NotMade {
         Some(code) if code == Hook::BeforeSnapshot.exit_code() => {
             format!("a before-snapshot hook failed (exit status {code})")
         }
+        _ if !deployed.spec.secrets.is_empty() => "its initialisation ended, without its secrets".to_owned(),
         _ => "its initialisation ended".to_owned(),
     };
     NotMade::for_now(format!("{what}{}{said}", if said.is_empty() { "" } else { ": " }))

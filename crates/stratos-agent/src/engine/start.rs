@@ -105,11 +105,14 @@ impl Engine {
         deployed: &Arc<Deployed>,
         log: &Arc<FunctionLog>,
     ) -> Result<(Arc<Instance>, StartTimes), ApiError> {
+        // Before an instance is taken that could not be released.
+        let given = self.given(deployed).await?;
         let origin = self.origin(deployed).await?;
         let is_restored = origin.is_some();
         let start = |origin: Option<Origin>| {
             let (sandbox, of, log) = (Arc::clone(&self.0.sandbox), Arc::clone(deployed), Arc::clone(log));
-            Instance::start(sandbox, of, log, origin, self.0.config.hook_limit, |error: &StartError| {
+            let (given, limit) = (Arc::clone(&given), self.0.config.hook_limit);
+            Instance::start(sandbox, of, log, origin, given, limit, |error: &StartError| {
                 self.restore_failed(deployed, error);
             })
         };

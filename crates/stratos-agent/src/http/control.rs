@@ -16,7 +16,6 @@ use super::Api;
 use super::errors::{Failure, Result};
 use super::extract::{self, Function, blocking, unknown_function};
 use crate::clock::rfc3339_ms;
-use crate::engine::Engine;
 
 /// Invocations that [`show`] tells about.
 const RECENT: usize = 10;
@@ -57,7 +56,7 @@ pub(super) async fn show(
     let stats = api.engine.stats(&key);
     Ok(Json(FunctionDetail {
         name: key.name.to_string(),
-        current: version_info(&api.engine, record.current_version(), true),
+        current: version_info(&api, record.current_version(), true),
         instances: api.engine.instances(&key),
         queued: stats.queued,
         invocations: stats.invocations,
@@ -80,7 +79,7 @@ pub(super) async fn versions(
 ) -> Result<Json<Vec<VersionInfo>>> {
     let record = record(&api, &key).await?;
     let info =
-        |version: &VersionRecord| version_info(&api.engine, version, version.version == record.current);
+        |version: &VersionRecord| version_info(&api, version, version.version == record.current);
     Ok(Json(record.versions.iter().rev().map(info).collect()))
 }
 
@@ -112,7 +111,7 @@ pub(super) async fn rollback(
     blocking(move || store.set_current(&changed, number)).await?;
     api.engine.function_changed(&key);
     api.engine.prepare_checkpoint(&key).await;
-    Ok(Json(version_info(&api.engine, version, true)))
+    Ok(Json(version_info(&api, version, true)))
 }
 
 /// Removes a function with all its versions.
@@ -146,7 +145,7 @@ fn numbers(record: &FunctionRecord) -> String {
 }
 
 /// A version as it is shown to clients.
-pub(super) fn version_info(engine: &Engine, record: &VersionRecord, current: bool) -> VersionInfo {
+pub(super) fn version_info(api: &Api, record: &VersionRecord, current: bool) -> VersionInfo {
     let spec = FunctionSpec::parse(&record.spec_toml, &Inferred::default());
     let kind = match &spec {
         Ok(spec) if spec.entry.is_http() => "http",
@@ -174,6 +173,6 @@ pub(super) fn version_info(engine: &Engine, record: &VersionRecord, current: boo
             digest: record.layer_digest.to_string(),
         },
         dependencies: record.dependencies.iter().map(dependency).collect(),
-        notes: spec.map(|spec| engine.notes(&spec)).unwrap_or_default(),
+        notes: spec.map(|spec| api.engine.notes(&api.tenant, &spec)).unwrap_or_default(),
     }
 }

@@ -159,7 +159,7 @@ async fn run(
     api.engine.function_changed(&key);
     api.engine.prepare_checkpoint(&key).await;
     let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-    Ok((spec.name, version_info(&api.engine, &record, true), took_ms))
+    Ok((spec.name, version_info(&api, &record, true), took_ms))
 }
 
 async fn ended(deploy: JoinHandle<Result<Deployed>>) -> Result<Deployed> {

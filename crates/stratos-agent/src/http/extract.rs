@@ -10,7 +10,7 @@ use http::request::Parts;
 use serde::de::DeserializeOwned;
 use stratos_api::ErrorCode;
 use stratos_store::StoreError;
-use stratos_types::{FunctionKey, FunctionName, InvocationId};
+use stratos_types::{FunctionKey, FunctionName, InvocationId, SecretName};
 
 use super::Api;
 use super::auth::{Caller, Peer};
@@ -46,6 +46,21 @@ impl FromRequestParts<Arc<Api>> for Invocation {
         let invocation =
             id.parse().map_err(|_| Failure::new(ErrorCode::NotFound, "there is no such invocation"));
         Ok(Self(invocation?))
+    }
+}
+
+/// The secret that `{name}` in the path stands for, or why it is none.
+pub(super) struct Secret(pub(super) Result<SecretName>);
+
+impl FromRequestParts<Arc<Api>> for Secret {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Arc<Api>) -> Result<Self> {
+        let name = path_parameter(parts, "name").await?;
+        Ok(Self(name.parse().map_err(|error: stratos_types::name::NameError| {
+            Failure::new(ErrorCode::BadRequest, error.to_string())
+                .hint("choose a name such as `db-password`: 1 to 63 of a-z, 0-9 and -")
+        })))
     }
 }
 

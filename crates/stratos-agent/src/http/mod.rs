@@ -23,6 +23,7 @@ mod observe;
 pub mod openapi;
 pub mod prelude;
 mod routes;
+mod secrets;
 mod self_signed;
 mod serve;
 pub mod sigv4;

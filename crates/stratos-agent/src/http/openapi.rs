@@ -6,7 +6,7 @@ use stratos_api::DeployEvent;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
-use super::{aws, control, deploy, function_url, invoke, logs, node, observe};
+use super::{aws, control, deploy, function_url, invoke, logs, node, observe, secrets};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -31,6 +31,9 @@ use super::{aws, control, deploy, function_url, invoke, logs, node, observe};
         observe::requeue,
         observe::forget,
         observe::invocation,
+        secrets::list,
+        secrets::set,
+        secrets::remove,
         node::status,
         node::tree,
         node::boots,

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::routing::{MethodRouter, any, delete, get, post};
+use axum::routing::{MethodRouter, any, delete, get, post, put};
 use http::Method;
 use stratos_api::path;
 
-use super::{Api, aws, control, deploy, errors, function_url, invoke, logs, node, observe, openapi};
+use super::{Api, aws, control, deploy, errors, function_url, invoke, logs, node, observe, openapi, secrets};
 
 /// One entry: method (`None`: any), path, handler.
 pub(super) struct Route {
@@ -24,6 +24,7 @@ const FUNCTION_URL_ROOTS: [&str; 2] = ["/f/{name}", "/f/{name}/"];
 pub(super) fn table() -> Vec<Route> {
     const GET: Option<Method> = Some(Method::GET);
     const POST: Option<Method> = Some(Method::POST);
+    const PUT: Option<Method> = Some(Method::PUT);
     const DELETE: Option<Method> = Some(Method::DELETE);
     let mut table = vec![
         Route { method: GET,    path: path::HEALTH,       handler: get(observe::health) },
@@ -42,6 +43,9 @@ pub(super) fn table() -> Vec<Route> {
         Route { method: POST,   path: path::DEAD_LETTER,  handler: post(observe::requeue) },
         Route { method: DELETE, path: path::DEAD_LETTER,  handler: delete(observe::forget) },
         Route { method: GET,    path: path::INVOCATION,   handler: get(observe::invocation) },
+        Route { method: GET,    path: path::SECRETS,      handler: get(secrets::list) },
+        Route { method: PUT,    path: path::SECRET,       handler: put(secrets::set) },
+        Route { method: DELETE, path: path::SECRET,       handler: delete(secrets::remove) },
         Route { method: GET,    path: path::NODE,         handler: get(node::status) },
         Route { method: GET,    path: path::NODE_TREE,    handler: get(node::tree) },
         Route { method: GET,    path: path::NODE_BOOTS,   handler: get(node::boots) },
@@ -81,6 +85,7 @@ mod tests {
             .fold(Router::new(), |router: Router, route| match route.method {
                 Some(Method::GET) => router.route(route.path, get(empty)),
                 Some(Method::POST) => router.route(route.path, post(empty)),
+                Some(Method::PUT) => router.route(route.path, put(empty)),
                 Some(_) => router.route(route.path, delete(empty)),
                 None => router.route(route.path, any(empty)),
             })
