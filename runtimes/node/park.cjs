@@ -17,7 +17,8 @@ const fs = require('node:fs');
 const PARK_FD = 3;
 const STATUS_FD = 4;
 const HEADER_BYTES = 52;
-const ENVIRONMENT_LIMIT = 1 << 20;
+/** The whole frame fits into a pipe, so that the agent never waits for this process to read it. */
+const ENVIRONMENT_LIMIT = (64 << 10) - HEADER_BYTES;
 
 /** True when the agent started this process. Run by hand, the numbers are free, belong to Node, or are both ends of one pipe. */
 const attached = (() => {

@@ -22,7 +22,8 @@ __all__ = ["on_restore"]
 _PARK_FD = 3
 _STATUS_FD = 4
 _HEADER_BYTES = 52
-_ENVIRONMENT_LIMIT = 1 << 20
+# The whole frame fits into a pipe, so that the agent never waits for this process to read it.
+_ENVIRONMENT_LIMIT = (64 << 10) - _HEADER_BYTES
 
 _restore_hooks = []
 _on_first_hook = None
@@ -87,8 +88,17 @@ def _wait_for_release():
         key, equals, value = entry.partition(b"=")
         if key and equals:
             os.environb[key] = value
+            if key == b"TZ":
+                _take_time_zone()
     os.close(_PARK_FD)
     _reseed(header[16:48])
+
+
+def _take_time_zone():
+    """Before a checkpoint the C library may have looked at the variable, and does so once."""
+    import time
+
+    time.tzset()
 
 
 def _announce_park():

@@ -76,6 +76,31 @@ def bad_frame(h):
 
 
 @both
+def largest_frame(h):
+    """a release frame of all that a pipe holds is read, and its time zone taken"""
+    h.start("basic.zoned", release=False)
+    check(h.instance.status() + h.instance.status(), b"RP", "status bytes")
+    rest = (64 << 10) - 52 - len("TZ=XXX-5\0A=\0")
+    h.instance.release({"TZ": "XXX-5", "A": "x" * rest})
+    check(h.invoke("A").json, [rest, 5], "length of the variable, hour of 1970-01-01T00:00Z")
+    h.finish()
+
+
+@both
+def larger_frame(h):
+    """a release frame of a byte more is refused"""
+    h.start("basic.echo", release=False)
+    check(h.instance.status() + h.instance.status(), b"RP", "status bytes")
+    header = bytearray(h.frame())
+    header[48:52] = ((64 << 10) - 52 + 1).to_bytes(4, "little")
+    h.instance.release(frame=bytes(header))
+    _, outcome = h.api.outcome()
+    check((outcome.kind, outcome.error_type), ("init-error", "Runtime.AfterRestoreError"), "outcome")
+    check_contains(outcome.json["errorMessage"], "the release frame on fd 3", "message")
+    check(h.instance.wait(), 1, "exit code")
+
+
+@both
 def by_hand(h):
     """without the pipes it serves just the same"""
     h.start("basic.echo", attached=False)

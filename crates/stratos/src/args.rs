@@ -1,11 +1,14 @@
 //! The command line, as clap reads it. What a command does stands in `command`.
 
+mod secret;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use stratos_types::{FunctionName, InvocationId, KernelChoice, MemorySize, Runtime, Timeout};
 use stratos_vm::MachineKind;
 
+pub(crate) use self::secret::{SecretCommand, SecretRmArgs, SecretSetArgs};
 use crate::exit;
 use crate::node::NodeArgs;
 
@@ -60,6 +63,9 @@ pub(crate) enum Command {
     Rm(RmArgs),
     /// Show asynchronous invocations that failed for good, retry or forget them
     DeadLetters(DeadLettersArgs),
+    /// Set, list and remove the secrets that functions are given
+    #[command(subcommand)]
+    Secret(SecretCommand),
     /// Deploy a folder on every change and print its log; runs a node of its own unless one is named
     Dev(DevArgs),
     /// Build and list runtime layers

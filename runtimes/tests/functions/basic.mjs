@@ -14,6 +14,9 @@ export const nothing = async () => {};
 export const size = async (event) => ({ length: event.data.length });
 export const large = async (event) => ({ data: 'ß'.repeat(event.length) });
 export const environment = async (event) => Object.fromEntries(event.map((name) => [name, process.env[name] ?? null]));
+
+new Date(0).getHours(); // The time zone of before the release has been used.
+export const zoned = async (name) => [process.env[name].length, new Date(0).getHours()];
 export const context = async (_event, context) => ({
   id: context.awsRequestId,
   name: context.functionName,

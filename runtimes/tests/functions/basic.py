@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import time
 
 from stratos import on_restore
 
@@ -33,6 +34,13 @@ def size(event, context):
 
 def large(event, context):
     return {"data": "ß" * event["length"]}
+
+
+time.localtime(0)  # The time zone of before the release has been used.
+
+
+def zoned(event, context):
+    return [len(os.environ[event]), time.localtime(0).tm_hour]
 
 
 def environment(event, context):

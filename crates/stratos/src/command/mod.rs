@@ -18,6 +18,8 @@ mod node_end;
 mod node_logs;
 mod node_status;
 mod node_tree;
+mod secret;
+mod secret_value;
 mod signals;
 mod watch;
 
@@ -43,6 +45,7 @@ pub(crate) async fn run(cli: Cli) -> Result<()> {
         Command::Rm(args) => functions::remove(&args, &node()?, output).await,
         Command::Logs(args) => logs::run(&args, &node()?, output).await,
         Command::DeadLetters(args) => dead_letters::run(&args, &node()?, output).await,
+        Command::Secret(command) => secret::run(command, &node()?, output).await,
         Command::Dev(args) => dev::run(&args, &cli.node, output).await,
         Command::Layer(LayerCommand::Build(args)) => layer::build(args, output),
         Command::Layer(LayerCommand::Lock(args)) => layer::lock(args, output),
