@@ -29,6 +29,9 @@ pub const KEY: &str = "/var/lib/stratos/tls/node.key";
 /// Tells that certificate and key were given by a configuration, and not made by the agent.
 const GIVEN: &str = "/var/lib/stratos/tls/given";
 
+/// The variables that the node gives to all functions.
+const FUNCTION_ENVIRONMENT: &str = "/run/stratos/functions.toml";
+
 /// Name of the systemd credential.
 const CREDENTIAL: &str = "stratos.config";
 const SMBIOS: &str = "/sys/firmware/dmi/tables/DMI";
@@ -102,6 +105,9 @@ fn keep(text: &str, config: &NodeConfig) -> Result<(), InitError> {
         _ => files::replace(path, text.as_bytes(), 0o600),
     };
     write(KEPT, text)?;
+    if let Some(variables) = function_environment(config) {
+        write(FUNCTION_ENVIRONMENT, &variables)?;
+    }
     if let Some(token) = &config.api.token {
         write(TOKEN, &format!("{token}\n"))?;
     }
@@ -123,6 +129,13 @@ fn keep(text: &str, config: &NodeConfig) -> Result<(), InitError> {
         }
     }
     Ok(())
+}
+
+/// The variables of functions as the agent reads them; `None` without any.
+fn function_environment(config: &NodeConfig) -> Option<String> {
+    // Those that may not be given were refused with the configuration.
+    let variables = config.function_environment().ok()?;
+    (!variables.is_empty()).then(|| variables.to_toml())
 }
 
 /// The credential in the firmware's tables; `None` without such tables, or a credential.
@@ -177,7 +190,7 @@ fn look(device: &Device) -> nocloud::Disk {
     nocloud::look(&mut read, MAX_BYTES)
 }
 
-/// What the configuration says of the API, as the agent's environment.
+/// What the configuration says of the API and of functions, as the agent's environment.
 pub fn environment(config: &NodeConfig) -> Vec<(&'static str, String)> {
     let mut environment = vec![
         ("STRATOS_LISTEN", config.api.listen.to_string()),
@@ -188,6 +201,9 @@ pub fn environment(config: &NodeConfig) -> Vec<(&'static str, String)> {
     ];
     if config.api.certificate.is_none() {
         environment.push(("STRATOS_TLS_SELF_SIGNED", "1".to_owned()));
+    }
+    if function_environment(config).is_some() {
+        environment.push(("STRATOS_FUNCTION_ENVIRONMENT", FUNCTION_ENVIRONMENT.to_owned()));
     }
     environment
 }
@@ -200,7 +216,7 @@ mod tests {
     fn services_on_the_network_do_not_see_the_secrets() {
         let config = NodeConfig::parse(
             "hostname = 'n'\n[network]\naddress = '192.0.2.1/24'\n[time]\nservers = ['192.0.2.2']\n\
-             [api]\ntoken = '0123456789abcdef0123456789abcdef'\ncertificate = 'CERT'\nkey = 'SECRET'",
+             [functions.environment]\nA = 'SECRET'\n[api]\ntoken = '0123456789abcdef0123456789abcdef'\ncertificate = 'CERT'\nkey = 'SECRET'",
         )
         .unwrap();
         let text = in_force(&config).unwrap();
@@ -230,5 +246,10 @@ mod tests {
         );
         assert!(given.starts_with("STRATOS_LISTEN=127.0.0.1:1 "), "{given}");
         assert!(given.ends_with(" STRATOS_WARM=0"), "{given}");
+        let variables = "[functions.environment]\nAWS_REGION = 'eu-central-1'";
+        let given = environment_of(variables);
+        assert!(given.ends_with(" STRATOS_FUNCTION_ENVIRONMENT=/run/stratos/functions.toml"), "{given}");
+        let written = function_environment(&NodeConfig::parse(variables).unwrap()).unwrap();
+        assert_eq!(written, "AWS_REGION = \"eu-central-1\"\n");
     }
 }

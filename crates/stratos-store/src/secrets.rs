@@ -136,7 +136,10 @@ impl Secrets {
         file.as_file().sync_all().map_err(|e| io("write", e))?;
         let file = file.persist(&path).map_err(|e| io("rename a file to", e.error))?;
         sync_dir(&self.dir)?;
-        Ok(SecretRecord { name: name.clone(), updated_at_ms: updated_at(&file).map_err(|e| io("examine", e))? })
+        Ok(SecretRecord {
+            name: name.clone(),
+            updated_at_ms: updated_at(&file).map_err(|e| io("examine", e))?,
+        })
     }
 
     /// A secret's value; `None` when there is none of this name.

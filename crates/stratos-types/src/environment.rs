@@ -64,13 +64,19 @@ impl NodeEnvironment {
         };
         for (name, value) in &variables {
             if !is_name(name) {
-                return wrong(name, "is no name of a variable: use letters, digits and _, no digit at the start");
+                return wrong(
+                    name,
+                    "is no name of a variable: use letters, digits and _, no digit at the start",
+                );
             }
             if is_of_contract(name) {
                 return wrong(name, "is set by StratOS itself: choose another name");
             }
             if is_of_start(name) {
-                return wrong(name, "is read when a program starts, which is before it is given: leave it out");
+                return wrong(
+                    name,
+                    "is read when a program starts, which is before it is given: leave it out",
+                );
             }
             if value.contains('\0') {
                 return wrong(name, "holds a NUL character: remove it");
@@ -93,11 +99,17 @@ impl NodeEnvironment {
             let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
             let line = before.matches('\n').count() + 1;
             // The parser's own words may quote what it has read.
-            NodeEnvironmentError { key: None, problem: format!("line {line} is not of the form NAME = \"value\"") }
+            NodeEnvironmentError {
+                key: None,
+                problem: format!("line {line} is not of the form NAME = \"value\""),
+            }
         })?;
         let pair = |(name, value): (String, toml::Value)| match value {
             toml::Value::String(value) => Ok((name, value)),
-            _ => Err(NodeEnvironmentError { key: Some(name), problem: "has to be a text in quotes".to_owned() }),
+            _ => Err(NodeEnvironmentError {
+                key: Some(name),
+                problem: "has to be a text in quotes".to_owned(),
+            }),
         };
         Self::new(table.into_iter().map(pair).collect::<Result<_, _>>()?)
     }

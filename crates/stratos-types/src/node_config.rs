@@ -316,7 +316,10 @@ mod tests {
             ("[cpu]\nreserved = '0-1'", "cpu.reserved has to be"),
             ("[cpu]\nreserved = '3-1'", "cpu.reserved has to be"),
             ("[memory]\nzram = 81", "memory.zram has to be"),
-            ("[functions.environment]\nPORT = 'secret'", "functions.environment cannot be used: PORT is set by"),
+            (
+                "[functions.environment]\nPORT = 'secret'",
+                "functions.environment cannot be used: PORT is set by",
+            ),
             ("[functions.environment]\nA = 5", "line 2: invalid type, expected a string"),
             ("[api]\ntokken = 'secret'", "line 2: unknown field `tokken`"),
             ("api = 'secret'", "line 1: invalid type, expected struct"),

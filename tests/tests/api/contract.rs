@@ -58,7 +58,10 @@ async fn answers_are_as_the_document_says() {
     ] {
         schemas.check(schema, &node.call(get(path)).await.json());
     }
+    let secret = node.call(Call::new(Method::PUT, "/v1/secrets/s", "value")).await;
+    schemas.check("SecretInfo", &secret.json());
     for (path, schema) in [
+        ("/v1/secrets", "SecretInfo"),
         ("/v1/functions", "FunctionSummary"),
         ("/v1/functions/f/versions", "VersionInfo"),
         ("/v1/functions/f/invocations", "InvocationRecord"),

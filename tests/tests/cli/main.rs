@@ -2,6 +2,7 @@
 
 mod json;
 mod queue;
+mod secrets;
 mod sessions;
 mod streams;
 

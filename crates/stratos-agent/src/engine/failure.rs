@@ -262,9 +262,11 @@ pub(super) fn unknown_function(key: &FunctionKey, version: Option<Version>) -> A
 }
 
 pub(super) fn secret_missing(key: &FunctionKey, secret: &SecretName) -> ApiError {
-    let message = format!("function `{}` needs the secret `{secret}`, which this node does not have", key.name);
-    ApiError::new(ErrorCode::SecretMissing, message)
-        .hint(format!("set it with `stratos secret set {secret}`, or take it out of [secrets] in stratos.toml"))
+    let message =
+        format!("function `{}` needs the secret `{secret}`, which this node does not have", key.name);
+    ApiError::new(ErrorCode::SecretMissing, message).hint(format!(
+        "set it with `stratos secret set {secret}`, or take it out of [secrets] in stratos.toml"
+    ))
 }
 
 pub(super) fn environment_too_large(key: &FunctionKey, bytes: usize) -> ApiError {

@@ -38,7 +38,8 @@ use stratos_api::{ApiError, ErrorCode, Health, InstanceInfo, InvocationRecord, M
 use stratos_sandbox::Sandbox;
 use stratos_store::{AsyncRequest, Store};
 use stratos_types::{
-    FunctionKey, FunctionSpec, InstanceId, InvocationId, NodeEnvironment, SecretName, TenantId, TraceContext, Version,
+    FunctionKey, FunctionSpec, InstanceId, InvocationId, NodeEnvironment, SecretName, TenantId, TraceContext,
+    Version,
 };
 
 use self::deployed::Deployed;

@@ -73,10 +73,8 @@ pub(super) fn wipe(environment: Vec<CString>) {
 /// Our own bootstraps read the frame when the handler is loaded, so that loading it sees the same in every start, be it
 /// one that a checkpoint is made of. All other programs that start afresh read it before their own code or not at all.
 pub(super) fn is_given_at_start(spec: &FunctionSpec) -> bool {
-    let bootstrap = matches!(
-        (&spec.entry, spec.runtime),
-        (Entry::Handler(_), Runtime::Node24 | Runtime::Python313)
-    );
+    let bootstrap =
+        matches!((&spec.entry, spec.runtime), (Entry::Handler(_), Runtime::Node24 | Runtime::Python313));
     !bootstrap || spec.checkpoint == stratos_types::CheckpointMode::Off
 }
 
@@ -113,7 +111,8 @@ impl Engine {
     pub(super) async fn given(&self, deployed: &Deployed) -> Result<Arc<Given>, ApiError> {
         let secrets = self.secrets_of(deployed).await?;
         let pairs = pairs(&self.0.config.environment, &deployed.spec, &secrets);
-        let given = Given::new(&pairs).map_err(|bytes| failure::environment_too_large(&deployed.key, bytes))?;
+        let given =
+            Given::new(&pairs).map_err(|bytes| failure::environment_too_large(&deployed.key, bytes))?;
         Ok(Arc::new(given))
     }
 
@@ -172,7 +171,9 @@ mod tests {
     fn a_frame_is_as_its_format_says() {
         let given = Given::new(&[("A", "b=c"), ("EMPTY", "")]).unwrap();
         let id = InstanceId::random();
-        for (restored, own) in [(None, String::new()), (Some(id), format!("AWS_LAMBDA_LOG_STREAM_NAME={id}\0"))] {
+        for (restored, own) in
+            [(None, String::new()), (Some(id), format!("AWS_LAMBDA_LOG_STREAM_NAME={id}\0"))]
+        {
             let frame = frame(restored, Some(&given)).unwrap();
             let environment = format!("{own}A=b=c\0EMPTY=\0");
             assert_eq!((&frame[..4], &frame[4..8]), (&b"SREL"[..], &1u32.to_le_bytes()[..]));

@@ -78,8 +78,7 @@ pub(super) async fn versions(
     Function(key): Function,
 ) -> Result<Json<Vec<VersionInfo>>> {
     let record = record(&api, &key).await?;
-    let info =
-        |version: &VersionRecord| version_info(&api, version, version.version == record.current);
+    let info = |version: &VersionRecord| version_info(&api, version, version.version == record.current);
     Ok(Json(record.versions.iter().rev().map(info).collect()))
 }
 

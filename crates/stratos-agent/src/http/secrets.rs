@@ -40,7 +40,7 @@ pub(super) async fn set(
     // The bytes themselves where nobody else holds them.
     let value = SecretValue::new(bytes.into()).map_err(|error| {
         Failure::new(ErrorCode::BadRequest, format!("the value of secret `{name}` {error}"))
-            .hint("send the value as the body; what is not text can be sent as base64")
+            .hint("what is not text can be kept as base64, and decoded by the function")
     })?;
     let (store, tenant) = (api.engine.store().clone(), api.tenant.clone());
     let set = move || {
