@@ -257,7 +257,7 @@ mod tests {
         let store = Store::open(dir.path()).unwrap();
         assert_eq!(mode(&folder), 0o700);
         let names: Vec<_> = store.secrets().list(&tenant).unwrap().into_iter().map(|r| r.name).collect();
-        assert_eq!(names, [name.clone()]);
+        assert_eq!(names, std::slice::from_ref(&name));
         assert!(!folder.join(".new-x").exists());
 
         assert!(store.secrets().remove(&tenant, &name).unwrap());

@@ -29,7 +29,7 @@ $ stratos secret list
 ! no secrets yet; set one with `stratos secret set NAME`
 $ stratos deploy greet 2>&1 >/dev/null | grep note:
 note: secrets.PASSWORD: this node has no secret `db-password`: set it with `stratos secret set db-password`
-$ stratos invoke greet -d '{}' 
+$ stratos invoke greet -d '{}'
 ! [n] ms  ([phases])  version 1  [id]
 ! error: function `greet` needs the secret `db-password`, which this node does not have
 ! hint: set it with `stratos secret set db-password`, or take it out of [secrets] in stratos.toml
