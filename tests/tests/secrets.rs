@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use http::Method;
 use serde_json::{Value, json};
-use stratos_api::FunctionDetail;
 use stratos_api::client::Call;
-use stratos_tests::{Answer, Node, Package, need_root};
+use stratos_tests::checkpoints::{detail, ready, settled};
+use stratos_tests::package::example_program;
+use stratos_tests::{Answer, Node, Package, go, need_root};
 
 /// Longest wait for something that is on its way.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -28,21 +29,6 @@ async fn set_ok(node: &Node, name: &str, value: &str) {
 
 async fn get(node: &Node, path: &str) -> Answer {
     node.call(Call::new(Method::GET, path, "")).await
-}
-
-async fn detail(node: &Node, name: &str) -> FunctionDetail {
-    serde_json::from_value(get(node, &format!("/v1/functions/{name}")).await.json()).expect("a function")
-}
-
-/// Waits until there is a checkpoint of a function.
-async fn ready(node: &Node, name: &str) {
-    let begun = Instant::now();
-    while detail(node, name).await.checkpoint.state == "making" {
-        assert!(begun.elapsed() < PATIENCE, "no checkpoint of {name}: {}", node.log());
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    let info = detail(node, name).await.checkpoint;
-    assert_eq!((info.state.as_str(), &info.reason), ("ready", &None), "{name}: {}", node.log());
 }
 
 /// What a function says of the variable PASSWORD, and how its instance was started.
@@ -244,6 +230,58 @@ async fn fresh_instances_get_secrets_as_is_documented() {
         assert!(!read.status.success() && read.stdout.is_empty(), "{read:?}");
     }
     assert!(!node.log().contains(VALUE));
+}
+
+/// Programs that are no runtime of ours: AWS's client has secrets before its first hook, a native program where it reads its
+/// release, and one that does not wait for it has no checkpoint.
+#[tokio::test(flavor = "multi_thread")]
+async fn other_programs_get_secrets_where_they_are_released() {
+    if !need_root("other_programs_get_secrets_where_they_are_released") {
+        return;
+    }
+    const VALUE: &str = "hush-9c04be57d1a3826f-hush";
+    let node = Node::builder().checkpoints().start().await;
+    set_ok(&node, "password", VALUE).await;
+
+    let hooks = PY
+        .replace("from stratos import on_restore", "import snapshot_restore_py")
+        .replace("@on_restore", "@snapshot_restore_py.register_after_restore");
+    let ric = Package::python("ric", &hooks)
+        .setting("start = \"python3 -m awslambdaric app.handler\"\nmemory = \"256MB\"")
+        .setting(SECRETS)
+        .file("requirements.txt", "awslambdaric==4.2.2\nsimplejson==4.3.0\nsnapshot-restore-py==1.0.0\n");
+    node.deploy(&ric).await;
+    ready(&node, "ric").await;
+    let (seen, start) = seen(&node, "ric").await;
+    assert_eq!(seen, json!({ "scope": null, "hook": VALUE, "handler": VALUE }));
+    assert_eq!(start, "restored", "{}", node.log());
+
+    let server = |name: &str, program: &Path| {
+        let toml = format!("name = \"{name}\"\nruntime = \"native\"\nstart = \"./server\"\n{SECRETS}\n");
+        let program = std::fs::read(program).expect("it was just built");
+        Package::new().file("stratos.toml", toml).executable("server", program)
+    };
+    node.deploy(&server("parked", &example_program("parked-native", "server").expect("it builds"))).await;
+    ready(&node, "parked").await;
+    let answer = get(&node, "/f/parked/").await;
+    assert_eq!(
+        (answer.status.as_u16(), answer.header("stratos-start")),
+        (200, "restored"),
+        "{}",
+        answer.text()
+    );
+    // Its log stream, and the secret.
+    let log = get(&node, "/v1/functions/parked/logs").await.text();
+    assert!(log.contains("released with 2 variables") && !log.contains(VALUE), "{log}");
+
+    node.deploy(&server("gopher", &go::build("go", ""))).await;
+    let info = settled(&node, "gopher").await;
+    let reason = "it does not wait for its release, and would not get its secrets and the node's variables";
+    assert_eq!((info.state.as_str(), info.reason.as_deref()), ("none", Some(reason)));
+    let answer = get(&node, "/f/gopher/").await;
+    assert_eq!((answer.status.as_u16(), answer.header("stratos-start")), (200, "fresh"), "{}", answer.text());
+    let own = node.dir().join("state/secrets/default.password");
+    assert_eq!(files_with(&node.dir().join("state"), VALUE.as_bytes()), [own]);
 }
 
 /// Idle instances with an old value end at once, busy ones after their answer; held ones never had one.

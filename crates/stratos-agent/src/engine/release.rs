@@ -206,7 +206,9 @@ mod tests {
         wipe(environment);
         assert!(is_given(&NodeEnvironment::default(), &spec));
         let without = super::tests::spec("runtime = 'native'\nhandler = 'b'\n[env]\nA = 'own'");
-        assert!(is_given(&node, &without) && !is_given(&NodeEnvironment::parse("A = 'x'").unwrap(), &without));
+        assert!(
+            is_given(&node, &without) && !is_given(&NodeEnvironment::parse("A = 'x'").unwrap(), &without)
+        );
     }
 
     #[test]
