@@ -264,15 +264,23 @@ const PYTHON: &str = "/usr/bin/python3.13";
 /// Without `site` (it costs some milliseconds and does nothing for a handler) and without writing bytecode.
 const PYTHON_HANDLER: [&str; 4] = [PYTHON, "-S", "-B", "/opt/stratos/bootstrap.py"];
 
-fn node_heap_flag(spec: &FunctionSpec) -> String {
-    format!("--max-old-space-size={}", spec.memory.mib() * NODE_OLD_SPACE_PERCENT / 100)
+/// Memory in MiB up to which a heap is collected by one thread beside the first as fast as by four, which is Node's own
+/// choice; each takes memory and has to be restored.
+const SMALL_HEAP_MIB: u32 = 256;
+
+/// What suits Node.js to the function's limits.
+fn node_flags(spec: &FunctionSpec) -> Vec<String> {
+    let one_worker = spec.memory.mib() <= SMALL_HEAP_MIB || spec.cpu.is_some_and(|cpu| cpu.millis() <= 1000);
+    let heap = format!("--max-old-space-size={}", spec.memory.mib() * NODE_OLD_SPACE_PERCENT / 100);
+    std::iter::once(heap).chain(one_worker.then(|| "--v8-pool-size=1".to_owned())).collect()
 }
 
 /// The command of an instance. execve(2) searches no PATH, so the program is found here.
 fn argv(spec: &FunctionSpec) -> Vec<CString> {
     let words: Vec<String> = match (&spec.entry, spec.runtime) {
         (Entry::Handler(_), Runtime::Node24) => {
-            vec![NODE.into(), node_heap_flag(spec), "/opt/stratos/bootstrap.mjs".into()]
+            let bootstrap = ["/opt/stratos/bootstrap.mjs".to_owned()];
+            std::iter::once(NODE.to_owned()).chain(node_flags(spec)).chain(bootstrap).collect()
         }
         (Entry::Handler(_), Runtime::Python313) => PYTHON_HANDLER.map(str::to_owned).to_vec(),
         (Entry::Handler(path), Runtime::Native) => vec![in_task(path)],
@@ -339,7 +347,7 @@ fn env(spec: &FunctionSpec, key: &FunctionKey, version: Version) -> Vec<CString>
         match spec.runtime {
             Runtime::Node24 => pairs.push((
                 "NODE_OPTIONS",
-                format!("--require=/opt/stratos/preload.cjs {}", node_heap_flag(spec)),
+                format!("--require=/opt/stratos/preload.cjs {}", node_flags(spec).join(" ")),
             )),
             Runtime::Python313 => pairs.push(("STRATOS_STATUS_FD", "4".to_owned())),
             Runtime::Native => {}
@@ -387,12 +395,20 @@ mod tests {
             (
                 "node24",
                 "handler = \"i.h\"",
-                "/usr/bin/node --max-old-space-size=96 /opt/stratos/bootstrap.mjs",
+                "/usr/bin/node --max-old-space-size=96 --v8-pool-size=1 /opt/stratos/bootstrap.mjs",
                 Some("i.h"),
                 false,
                 false,
             ),
             ("node24", "start = \"node s.js\"", "/usr/bin/node s.js", None, true, true),
+            (
+                "node24",
+                "handler = \"i.h\"\nmemory = \"1GB\"",
+                "/usr/bin/node --max-old-space-size=768 /opt/stratos/bootstrap.mjs",
+                Some("i.h"),
+                false,
+                false,
+            ),
             ("native", "handler = \"./b\"", "/var/task/b", Some("./b"), false, false),
             ("native", "start = \"b\"\nhandler = \"x\"", "/var/task/b", Some("x"), false, false),
             (
