@@ -32,16 +32,29 @@ pub struct Instance {
     listener: Option<TcpListener>,
 }
 
+/// Most bytes that an instance is released with before it is there: what every pipe takes without waiting for a reader
+/// (`PIPE_BUF`, pipe(7)).
+pub const MOST_RELEASED: usize = 4096;
+
 pub(crate) fn start(
     node: &Arc<Node>,
     plan: &InstancePlan,
     template: Option<&Template>,
+    release: &[u8],
     weaken: Weaken,
 ) -> Result<Instance, StartError> {
+    if release.len() > MOST_RELEASED {
+        return Err(StartError::Plan { reason: "its release is longer than a pipe takes" });
+    }
     let (stdout, child_stdout) = from_child("the stdout pipe")?;
     let (stderr, child_stderr) = from_child("the stderr pipe")?;
     let (child_park, park) = pipe("the park pipe")?;
     let (status, child_status) = from_child("the status pipe")?;
+    if !release.is_empty() {
+        // All of it, or an error: an empty pipe takes so much at once.
+        rustix::io::write(&park, release)
+            .map_err(|errno| StartError::Descriptor { what: "the park pipe", source: errno.into() })?;
+    }
     let above = |what, fd| above_targets(fd).map_err(|source| StartError::Descriptor { what, source });
     let descriptors = vec![
         above("the stdout pipe", child_stdout)?,

@@ -35,7 +35,7 @@ pub use egress::EgressPolicy;
 pub use error::{JobError, MountError, OpenError, StartError};
 pub use features::{Features, Missing, ReservedCpus};
 pub use image::Image;
-pub use instance::Instance;
+pub use instance::{Instance, MOST_RELEASED};
 pub use plan::{Bind, InstancePlan, JobOutput, JobPlan, OnOutput, SandboxConfig};
 pub use sandbox::Sandbox;
 pub use seccomp::SeccompFilter;

@@ -173,16 +173,26 @@ impl Sandbox {
     /// # Errors
     /// See [`StartError`]; nothing is left of the instance then.
     pub fn start(&self, plan: &InstancePlan) -> Result<Instance, StartError> {
-        instance::start(&self.node, plan, None, Weaken::default())
+        instance::start(&self.node, plan, None, &[], Weaken::default())
     }
 
     /// Restores an instance: it goes on where the checkpoint was taken that the template is made from, in a sandbox like
     /// any other. Blocks for the milliseconds that takes.
     ///
+    /// `release` lies in its park pipe before it comes there, so that it goes on at once: at most [`MOST_RELEASED`] bytes.
+    /// With none, it waits for what is written to that pipe.
+    ///
     /// # Errors
     /// See [`StartError`]; nothing is left of the instance then.
-    pub fn restore(&self, plan: &InstancePlan, template: &Template) -> Result<Instance, StartError> {
-        instance::start(&self.node, plan, Some(template), Weaken::default())
+    ///
+    /// [`MOST_RELEASED`]: crate::MOST_RELEASED
+    pub fn restore(
+        &self,
+        plan: &InstancePlan,
+        template: &Template,
+        release: &[u8],
+    ) -> Result<Instance, StartError> {
+        instance::start(&self.node, plan, Some(template), release, Weaken::default())
     }
 
     /// Starts an instance with some of its defences left out.
@@ -191,7 +201,7 @@ impl Sandbox {
     /// As for [`Sandbox::start`].
     #[cfg(feature = "weaken")]
     pub fn start_weakened(&self, plan: &InstancePlan, weaken: Weaken) -> Result<Instance, StartError> {
-        instance::start(&self.node, plan, None, weaken)
+        instance::start(&self.node, plan, None, &[], weaken)
     }
 
     /// Runs a job to its end. Blocks for all of that.

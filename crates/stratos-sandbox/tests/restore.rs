@@ -25,7 +25,7 @@ fn a_restored_process_finds_what_a_fresh_one_does() {
     let image = Image::open(&path).unwrap();
     let template = template(&image, &python(&rig, "template")).unwrap();
     let outputs = ["one", "two", "three"].map(|id| {
-        let mut instance = rig.sandbox.restore(&python(&rig, id), &template).unwrap();
+        let mut instance = rig.sandbox.restore(&python(&rig, id), &template, &[]).unwrap();
         eprintln!("restored in {:?}", instance.timings());
         (id, released(&mut instance, id))
     });
@@ -56,7 +56,8 @@ fn what_a_program_has_under_way_goes_on() {
     let fresh = released(&mut original, frame([1; 32]));
     assert_eq!(line(&fresh, "child"), "42");
     for id in ["one", "two"] {
-        let mut instance = rig.sandbox.restore(&workload(&rig, id, "functional.cjs"), &template).unwrap();
+        let mut instance =
+            rig.sandbox.restore(&workload(&rig, id, "functional.cjs"), &template, &[]).unwrap();
         assert_eq!(released(&mut instance, frame([2; 32])), fresh);
     }
 }
@@ -72,7 +73,7 @@ fn a_restored_instance_is_checkpointed_again() {
         for generation in 1..4 {
             let image = Image::open(&path(generation - 1)).unwrap();
             let template = template(&image, &plan("template")).unwrap();
-            let instance = rig.sandbox.restore(&plan("between"), &template).unwrap();
+            let instance = rig.sandbox.restore(&plan("between"), &template, &[]).unwrap();
             // It may not have come back to its read yet.
             let dumped = (0..1000).find_map(|_| match checkpoint(&instance, "again", &path(generation)) {
                 Ok(dumped) => Some(dumped),
@@ -86,7 +87,7 @@ fn a_restored_instance_is_checkpointed_again() {
         }
         let last = Image::open(&path(3)).unwrap();
         let template = template(&last, &plan("template")).unwrap();
-        let mut instance = rig.sandbox.restore(&plan("last"), &template).unwrap();
+        let mut instance = rig.sandbox.restore(&plan("last"), &template, &[]).unwrap();
         let release = if file.ends_with(".py") { b"last".to_vec() } else { frame([3; 32]) };
         let output = released(&mut instance, release);
         assert!(output.contains("True") || output.contains("42"), "{output}");
@@ -104,7 +105,7 @@ fn what_was_learned_changes_no_result() {
         drop(parked(&rig, &plan("original"), &path));
         let image = Image::open(&path).unwrap();
         let template = template(&image, &plan("template")).unwrap();
-        let mut first = rig.sandbox.restore(&plan("first"), &template).unwrap();
+        let mut first = rig.sandbox.restore(&plan("first"), &template, &[]).unwrap();
         // Until it is back at its read: what it has written by then is enough to learn from.
         std::thread::sleep(Duration::from_millis(50));
         let set = WorkingSet::of(first.pid(), image.checkpoint()).unwrap();
@@ -115,7 +116,7 @@ fn what_was_learned_changes_no_result() {
         assert!(template.has_learned());
         let output = released(&mut first, &release);
         for id in ["second", "third"] {
-            let mut instance = rig.sandbox.restore(&plan(id), &template).unwrap();
+            let mut instance = rig.sandbox.restore(&plan(id), &template, &[]).unwrap();
             std::thread::sleep(Duration::from_millis(50));
             let now = WorkingSet::of(instance.pid(), image.checkpoint()).unwrap();
             let pages =
@@ -139,7 +140,7 @@ fn vector_registers_are_restored() {
     let image = Image::open(&path).unwrap();
     let template = template(&image, &workload(&rig, "template", "vectors.py")).unwrap();
     for id in ["one", "two"] {
-        let mut instance = rig.sandbox.restore(&workload(&rig, id, "vectors.py"), &template).unwrap();
+        let mut instance = rig.sandbox.restore(&workload(&rig, id, "vectors.py"), &template, &[]).unwrap();
         assert_eq!(line(&released(&mut instance, id), "vectors"), "True");
     }
     assert_eq!(line(&released(&mut original, "original"), "vectors"), "True");

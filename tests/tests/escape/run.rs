@@ -76,7 +76,7 @@ pub(crate) fn attempt_restored(
     template: &Template,
     id: &str,
 ) -> Outcome {
-    let restored = world.sandbox.restore(&world.plan(id), template);
+    let restored = world.sandbox.restore(&world.plan(id), template, &[]);
     let instance = restored.unwrap_or_else(|error| panic!("{} restored: {error:?}", row.name));
     outcome(instance, row, task, true)
 }

@@ -18,6 +18,16 @@ pub(super) enum Origin {
     Held(Held),
 }
 
+impl Origin {
+    /// The template of a clone that is still to be made.
+    pub(super) fn into_template(self) -> Option<Arc<Template>> {
+        match self {
+            Self::Template(template) => Some(template),
+            Self::Held(_) => None,
+        }
+    }
+}
+
 /// A restored instance that was not released. Its process sleeps and shares nearly all of its memory.
 pub(super) struct Held {
     pub(super) id: InstanceId,

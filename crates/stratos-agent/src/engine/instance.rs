@@ -5,14 +5,13 @@
 //! process came to that read.
 
 use std::collections::VecDeque;
-use std::io::{self, Write as _};
-use std::os::fd::OwnedFd;
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use stratos_api::{ApiError, ErrorCode};
-use stratos_sandbox::{InstancePlan, Sandbox, StartError};
+use stratos_sandbox::{Sandbox, StartError};
 use stratos_types::{CheckpointMode, Entry, InstanceId, InvocationId};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
@@ -20,6 +19,7 @@ use tokio::net::unix::pipe;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
+use super::begin::{Begun, Pipes, Start, start_error};
 use super::deployed::{Deployed, HTTP_PORT};
 use super::failure::{Death, During, EndReason, Hook, hooks_timed_out, timed_out};
 use super::held::Origin;
@@ -137,25 +137,33 @@ impl Instance {
             Some(Origin::Held(held)) => held.id,
             Some(Origin::Template(_)) | None => InstanceId::random(),
         };
-        let plan = deployed.plan(id);
-        let required = deployed.spec.checkpoint == CheckpointMode::Required;
         let watch_memory = !sandbox.features().memory;
-        let at_start = is_given_at_start(&deployed.spec).then(|| Arc::clone(&given));
-        let given_at_start = at_start.is_some();
-        let starting = tokio::task::spawn_blocking(move || begin(&sandbox, plan, at_start, origin, required));
         let internal = |error: &(dyn std::error::Error + 'static)| {
             ApiError::new(ErrorCode::Internal, "an instance cannot be started").caused_by(error)
         };
-        let begun =
-            starting.await.map_err(|e| internal(&e))?.map_err(|error| start_error(&deployed, &error))?;
-        let Begun { instance: mut inner, executed, restored, not_restored } = begun;
+        // What a restored instance has from before is of the one that was dumped, which was given nothing.
+        let release = release::frame(Some(id), Some(&*given)).map_err(|e| internal(&e))?;
+        let begun = match origin {
+            // It is only released: nothing that another thread would be needed for.
+            Some(Origin::Held(held)) => Begun::restored(held.into_instance(), release),
+            origin => {
+                let start = Start {
+                    plan: deployed.plan(id),
+                    template: origin.and_then(Origin::into_template),
+                    required: deployed.spec.checkpoint == CheckpointMode::Required,
+                    given_at_start: is_given_at_start(&deployed.spec),
+                    given,
+                };
+                let starting = tokio::task::spawn_blocking(move || start.begin(&sandbox, release));
+                let begun = starting.await.map_err(|e| internal(&e))?;
+                begun.map_err(|error| start_error(&deployed, &error))?
+            }
+        };
+        let Begun { instance: mut inner, executed, restored, not_restored, release } = begun;
         if let Some(error) = not_restored {
             unusable(&error);
         }
-        // What a restored instance has from before is of the one that was dumped, which was given nothing.
-        let given = (restored || !given_at_start).then_some(&*given);
-        let frame = release::frame(restored.then_some(id), given).map_err(|e| internal(&e))?;
-        let pipes = Pipes::take(&mut inner, &frame).map_err(|e| internal(&e))?;
+        let pipes = Pipes::take(&mut inner, &release).map_err(|e| internal(&e))?;
         let listener = inner.take_runtime_listener();
 
         let started_as = match deployed.spec.entry {
@@ -456,67 +464,6 @@ async fn hooks_end(limit: Option<Duration>) -> ApiError {
     }
 }
 
-/// A process that was begun.
-struct Begun {
-    instance: stratos_sandbox::Instance,
-    /// When its first instruction ran.
-    executed: Instant,
-    restored: bool,
-    /// Why it was not restored, when it should have been.
-    not_restored: Option<StartError>,
-}
-
-/// Restores an instance, or starts it afresh, with the variables `at_start`, when there is no template or that fails. Blocks.
-fn begin(
-    sandbox: &Sandbox,
-    mut plan: InstancePlan,
-    at_start: Option<Arc<Given>>,
-    origin: Option<Origin>,
-    required: bool,
-) -> Result<Begun, StartError> {
-    let restored = match origin {
-        None => None,
-        Some(Origin::Held(held)) => Some(Ok(held.into_instance())),
-        Some(Origin::Template(template)) => Some(sandbox.restore(&plan, &template)),
-    };
-    let not_restored = match restored {
-        None => None,
-        Some(Ok(instance)) => {
-            return Ok(Begun { instance, executed: Instant::now(), restored: true, not_restored: None });
-        }
-        Some(Err(error)) if required => return Err(error),
-        Some(Err(error)) => Some(error),
-    };
-    if let Some(given) = &at_start {
-        plan.env = given.over(&plan.env);
-    }
-    let started = sandbox.start(&plan);
-    release::wipe(plan.env);
-    let instance = started?;
-    Ok(Begun { instance, executed: Instant::now(), restored: false, not_restored })
-}
-
-/// The pipes of a new instance, its release frame already written.
-struct Pipes {
-    stdout: pipe::Receiver,
-    stderr: pipe::Receiver,
-    status: pipe::Receiver,
-}
-
-impl Pipes {
-    fn take(inner: &mut stratos_sandbox::Instance, frame: &[u8]) -> io::Result<Self> {
-        let mut park = std::fs::File::from(inner.take_park());
-        // Nothing is waited for: the frame lies in the pipe before it is looked for.
-        park.write_all(frame)?;
-        let receiver = |fd: OwnedFd| pipe::Receiver::from_owned_fd(fd);
-        Ok(Self {
-            stdout: receiver(inner.take_stdout())?,
-            stderr: receiver(inner.take_stderr())?,
-            status: receiver(inner.take_status())?,
-        })
-    }
-}
-
 /// Notes when the bootstrap's first line ran, and holds the pipe for the life of the instance: a bootstrap must never
 /// meet a closed one. No more is read; a function that writes on fills its own pipe.
 async fn read_status(mut status: pipe::Receiver, running: Arc<OnceLock<Instant>>, instance: Arc<Instance>) {
@@ -525,31 +472,4 @@ async fn read_status(mut status: pipe::Receiver, running: Arc<OnceLock<Instant>>
         running.get_or_init(Instant::now);
     }
     instance.death().await;
-}
-
-fn is_read_error(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
-}
-
-/// A program that cannot be executed is the function's fault, everything else about a start is the node's.
-fn start_error(deployed: &Deployed, error: &StartError) -> ApiError {
-    match error {
-        // The first page of the program, or of its loader, could not be read.
-        StartError::Step { step: "execute", source, .. } if is_read_error(source) => {
-            let message = format!(
-                "{} cannot be read from this node's disk (runtime layer `{}`)",
-                deployed.program(),
-                deployed.layer_name()
-            );
-            ApiError::new(ErrorCode::Internal, message).caused_by(source)
-        }
-        StartError::Step { step: "execute", source, .. } => {
-            let message = format!("{} cannot be executed", deployed.program());
-            ApiError::new(ErrorCode::FunctionInitFailed, message).caused_by(source).hint(
-                "`handler` or `start` in stratos.toml must name a file of the function that is executable, \
-                 and made for this processor",
-            )
-        }
-        _ => ApiError::new(ErrorCode::Internal, "an instance cannot be started").caused_by(error),
-    }
 }

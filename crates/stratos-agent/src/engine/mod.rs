@@ -5,6 +5,7 @@
 //! [`port`] are the two ways a request reaches code. A synchronous request is delivered to code at most once: what
 //! was delivered is never tried again.
 
+mod begin;
 mod checkpoint;
 mod checkpointable;
 mod deployed;

@@ -273,7 +273,7 @@ pub(crate) fn restore_many(rig: &Rig, file: &str, count: usize, at_once: usize) 
                         return;
                     }
                     let plan = workload(rig, &format!("clone-{number}"), file);
-                    let mut instance = rig.sandbox.restore(&plan, &template).unwrap();
+                    let mut instance = rig.sandbox.restore(&plan, &template, &[]).unwrap();
                     let mut seed = [0; 32];
                     fs::File::open("/dev/urandom").unwrap().read_exact(&mut seed).unwrap();
                     let output = released(&mut instance, frame(seed));

@@ -73,7 +73,7 @@ impl Engine {
             let Ok(template) = self.template_of(&deployed, &of, Arc::clone(&image)).await else { break };
             let id = InstanceId::random();
             let (sandbox, plan) = (Arc::clone(&self.0.sandbox), deployed.plan(id));
-            let restored = tokio::task::spawn_blocking(move || sandbox.restore(&plan, &template)).await;
+            let restored = tokio::task::spawn_blocking(move || sandbox.restore(&plan, &template, &[])).await;
             match restored {
                 Ok(Ok(instance)) => lock(&of.held).add(Held::new(id, instance)),
                 Ok(Err(error)) => {
