@@ -131,13 +131,13 @@ impl Body {
 
     fn sample_peak(&self) {
         let Some(status) = self.proc_file("status") else { return };
-        if let Some(bytes) = status_bytes(&status, "VmHWM:") {
+        if let Some(bytes) = own_bytes(&status, "VmHWM:") {
             self.peak.fetch_max(bytes, Ordering::Relaxed);
         }
     }
 
     pub(crate) fn rss(&self) -> Option<u64> {
-        status_bytes(&self.proc_file("status")?, "VmRSS:")
+        own_bytes(&self.proc_file("status")?, "VmRSS:")
     }
 
     pub(crate) fn cpu_time(&self) -> Option<Duration> {
@@ -159,6 +159,12 @@ impl Drop for Body {
         let collected = self.exit.lock().unwrap_or_else(PoisonError::into_inner).is_some();
         self.node.reaper.accept(Remains { held: Arc::clone(&self.held), collected, since: Instant::now() });
     }
+}
+
+/// The same without the files that are mapped now: their pages are the node's, shared by all instances, and the large ones
+/// count whole as soon as one byte is touched.
+fn own_bytes(status: &str, name: &str) -> Option<u64> {
+    Some(status_bytes(status, name)?.saturating_sub(status_bytes(status, "RssFile:")?))
 }
 
 /// A `Name:   123 kB` line of /proc/PID/status, in bytes.
@@ -184,9 +190,10 @@ mod tests {
 
     #[test]
     fn figures_are_read_from_proc() {
-        let status = "Name:\tnode\nVmHWM:\t   43008 kB\nVmRSS:\t   1 kB\n";
+        let status = "Name:\tnode\nVmHWM:\t   43008 kB\nVmRSS:\t   1 kB\nRssFile:\t 40000 kB\n";
         assert_eq!(status_bytes(status, "VmHWM:"), Some(43008 * 1024));
         assert_eq!(status_bytes(status, "VmSwap:"), None);
+        assert_eq!((own_bytes(status, "VmHWM:"), own_bytes(status, "VmRSS:")), (Some(3008 * 1024), Some(0)));
         let stat = "7 (a) b) S 1 7 7 0 -1 4194560 1 0 0 0 3 4 0 0 20 0 1 0 1 1 1\n";
         assert_eq!(stat_cpu_time(stat), Some(Duration::from_millis(70)));
     }

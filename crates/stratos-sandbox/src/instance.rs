@@ -200,7 +200,7 @@ impl Instance {
     }
 
     /// Most memory it has had, bytes: of the cgroup with the memory controller (page cache included), else of the
-    /// process itself, as last seen here or at [`Instance::kill`].
+    /// process itself without mapped files, as last seen here or at [`Instance::kill`].
     pub fn memory_peak(&self) -> Option<u64> {
         self.body.memory_peak()
     }
@@ -215,7 +215,7 @@ impl Instance {
         self.body.egress_stats()
     }
 
-    /// Memory that its first process has now, bytes. `None` after its end.
+    /// Memory that its first process has now, without mapped files, bytes. `None` after its end.
     pub fn rss(&self) -> Option<u64> {
         self.body.rss()
     }
