@@ -6,6 +6,7 @@
 //! [`TARGETS`] over its corpus and some mutations of it, on the stable toolchain. A target reads and writes nothing
 //! but a temporary folder of its own.
 
+mod artifact;
 mod boot;
 mod checkpoint;
 mod console;
@@ -22,6 +23,7 @@ mod wire;
 
 use std::path::{Path, PathBuf};
 
+pub use artifact::artifact;
 pub use boot::{boot_config, boot_dhcp, boot_gpt, boot_nocloud, boot_smbios, boot_sntp, boot_verity};
 pub use checkpoint::{checkpoint, go_program};
 pub use console::console;
@@ -40,6 +42,7 @@ pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is also that of its program in `fuzz_targets/` and of its folder in `corpus/`.
 pub const TARGETS: &[(&str, Target)] = &[
+    ("artifact", artifact),
     ("aws_name", aws_name),
     ("boot_config", boot_config),
     ("boot_dhcp", boot_dhcp),

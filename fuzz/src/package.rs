@@ -7,7 +7,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use stratos_agent::deploy::{
-    CheckedEntry, Kind, MAX_BYTES, MAX_ENTRIES, MAX_PATH, PackageError, check_entry, unpack as unpack_package,
+    CheckedEntry, Kind, MAX_BYTES, MAX_ENTRIES, MAX_PATH, PackageError, check_built_entry, check_entry,
+    unpack as unpack_package, unpack_built,
 };
 use tar::EntryType;
 
@@ -59,6 +60,9 @@ pub fn package_entry(data: &[u8]) {
         Kind::Symlink { target } => check_link(path, target),
         Kind::HardLink { target } => check_path(target),
     }
+    // What a package may hold, the code of an artifact may hold too.
+    let built = check_built_entry(path.as_bytes(), EntryType::Directory, 0, None).expect("it was checked");
+    assert_eq!(built.path, *path);
     // A cleaned path is clean.
     let again = check_entry(path.as_bytes(), EntryType::Directory, 0, None).expect("it was checked");
     assert_eq!(again.path, *path);
@@ -126,31 +130,36 @@ fn add_entry(archive: &mut Vec<u8>, line: &[u8]) {
     archive.resize(archive.len().next_multiple_of(512), 0);
 }
 
-/// Unpacks into a folder beside others, and looks at what is there afterwards.
+/// Unpacks into a folder beside others, as a package and as the code of an artifact, and looks at what is there afterwards.
 fn unpack_and_check(package: &[u8]) {
     // In memory where that is possible: the folder is made and removed many thousand times.
     let memory = Path::new("/dev/shm");
     let dir = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
     let dir = dir.expect("a temporary folder");
-    let into = dir.path().join("into");
-    fs::create_dir(&into).expect("a folder");
+    let (into, built) = (dir.path().join("into"), dir.path().join("built"));
+    for folder in [&into, &built] {
+        fs::create_dir(folder).expect("a folder");
+    }
     fs::write(dir.path().join("secret"), "outside").expect("a file");
     let archive = dir.path().join("package");
     fs::write(&archive, package).expect("a file");
     // The disk is fine; what an archive can bring about has to be told as the archive's fault.
-    if let Err(PackageError::Io { action, path, source }) = unpack_package(&archive, &into) {
-        panic!("cannot {action} {path:?}: {source}");
+    for unpacked in [unpack_package(&archive, &into), unpack_built(package, &built)] {
+        if let Err(PackageError::Io { action, path, source }) = unpacked {
+            panic!("cannot {action} {path:?}: {source}");
+        }
     }
     let mut around: Vec<_> =
         fs::read_dir(dir.path()).expect("it is there").map(|e| e.expect("an entry").file_name()).collect();
     around.sort();
-    assert_eq!(around, ["into", "package", "secret"]);
+    assert_eq!(around, ["built", "into", "package", "secret"]);
     assert_eq!(fs::read(dir.path().join("secret")).expect("it is there"), b"outside");
     let mut all = Tally::default();
-    check_tree(&into, "", &mut all);
+    check_tree(&into, "", check_made, &mut all);
     assert!(all.bytes <= MAX_BYTES);
     // One entry may bring the folders above it.
     assert!(all.entries <= MAX_ENTRIES + MAX_PATH / 2);
+    check_tree(&built, "", check_path, &mut Tally::default());
 }
 
 #[derive(Default)]
@@ -159,17 +168,17 @@ struct Tally {
     bytes: u64,
 }
 
-fn check_tree(root: &Path, below: &str, all: &mut Tally) {
+fn check_tree(root: &Path, below: &str, check: fn(&str), all: &mut Tally) {
     for entry in fs::read_dir(root.join(below)).expect("a folder") {
         let entry = entry.expect("an entry");
         let mut path = below.to_owned();
         let slash = if below.is_empty() { "" } else { "/" };
         write!(path, "{slash}{}", entry.file_name().into_string().expect("UTF-8")).expect("a String");
-        check_made(&path);
+        check(&path);
         let metadata = entry.metadata().expect("it is there");
         all.entries += 1;
         if metadata.is_dir() {
-            check_tree(root, &path, all);
+            check_tree(root, &path, check, all);
         } else if metadata.is_symlink() {
             let target = fs::read_link(entry.path()).expect("a link");
             check_link(&path, target.to_str().expect("UTF-8"));

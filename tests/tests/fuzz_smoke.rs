@@ -49,7 +49,7 @@ macro_rules! targets {
 }
 
 targets! {
-    aws_name boot_config boot_dhcp boot_gpt boot_nocloud boot_smbios boot_sntp boot_verity checkpoint console dns egress_rule elf
+    artifact aws_name boot_config boot_dhcp boot_gpt boot_nocloud boot_smbios boot_sntp boot_verity checkpoint console dns egress_rule elf
     endpoint error_report function_spec go_program identifiers infer layers machine package_entry prelude requirements seccomp sigv4
     trace_context unpack unpack_entries url_answer url_event wire
 }

@@ -270,9 +270,9 @@ async fn other_programs_get_secrets_where_they_are_released() {
         "{}",
         answer.text()
     );
-    // Its log stream, and the secret.
+    // Its log stream, the version's number in two of them, and the secret.
     let log = get(&node, "/v1/functions/parked/logs").await.text();
-    assert!(log.contains("released with 2 variables") && !log.contains(VALUE), "{log}");
+    assert!(log.contains("released with 4 variables") && !log.contains(VALUE), "{log}");
 
     node.deploy(&server("gopher", &go::build("go", ""))).await;
     let info = settled(&node, "gopher").await;

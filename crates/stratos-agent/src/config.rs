@@ -106,6 +106,10 @@ pub struct Options {
           }, action = clap::ArgAction::Set)]
     pub checkpoints: bool,
 
+    /// Folder with the public keys whose signature of an artifact is believed [default: STATE/trusted-keys].
+    #[arg(long, env = "STRATOS_TRUSTED_KEYS", value_name = "FOLDER")]
+    pub trusted_keys: Option<PathBuf>,
+
     /// Memory for checkpoints that are kept ready to be cloned [default: a quarter of the functions' memory].
     #[arg(long, value_name = "SIZE", value_parser = template_memory)]
     pub template_memory: Option<u64>,
@@ -178,6 +182,11 @@ impl Options {
             None if self.dev => cache_dir().join("layers"),
             None => self.state.join("layers"),
         }
+    }
+
+    /// Where the keys are that artifacts may be signed by.
+    pub fn trusted_keys(&self) -> PathBuf {
+        self.trusted_keys.clone().unwrap_or_else(|| self.state.join("trusted-keys"))
     }
 
     /// Where the token is.

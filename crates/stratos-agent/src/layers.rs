@@ -6,13 +6,15 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io;
+use std::io::{self, Read, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use stratos_api::LayerInfo;
 use stratos_sandbox::{Image, MountError, Sandbox};
 use stratos_types::{Digest, LayerManifest};
+use tempfile::NamedTempFile;
 
 use crate::config::Memory;
 use crate::warm::recording::Owner;
@@ -114,6 +116,16 @@ pub enum LayersError {
         /// Where its device should be.
         path: PathBuf,
     },
+    /// A layer from elsewhere cannot be kept.
+    #[error("cannot keep the layer `{name}` in {dir}")]
+    Install {
+        /// Which layer.
+        name: String,
+        /// Where.
+        dir: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
     /// The image cannot be mounted.
     #[error("cannot mount {path}")]
     Mount {
@@ -132,6 +144,7 @@ impl LayersError {
             Self::Mount { path, .. } if path.starts_with(DEVICES) => {
                 "`stratos node logs --source kernel` tells what is wrong with it"
             }
+            Self::Install { .. } => "free space, or make the folder writable (--layers)",
             _ => "`stratos layer build` makes the layers",
         }
     }
@@ -205,6 +218,42 @@ impl Layers {
         Ok(layer)
     }
 
+    /// A layer's image, to be read. What it gives is to be compared with the layer's manifest.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub fn open_image(&self, layer: &Layer) -> Result<File, LayersError> {
+        let path = match &layer.manifest.packed {
+            Some(_) => self.device(&layer.manifest)?,
+            None => self.dir.join(&layer.manifest.image),
+        };
+        File::open(&path).map_err(|source| LayersError::Read { path, source })
+    }
+
+    /// Adds a layer that is not here yet. What `image` gives must be what `manifest` says; it is compared once more before
+    /// it is mounted.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn install(&self, manifest: &LayerManifest, image: &mut impl Read) -> Result<(), LayersError> {
+        let mut write = || -> io::Result<()> {
+            std::fs::create_dir_all(&self.dir)?;
+            let mut file = NamedTempFile::new_in(&self.dir)?;
+            io::copy(image, &mut file)?;
+            persist(file, &self.dir.join(&manifest.image))?;
+            // The manifest is what makes the layer exist, so it comes last.
+            let mut file = NamedTempFile::new_in(&self.dir)?;
+            file.write_all(&serde_json::to_vec_pretty(manifest)?)?;
+            persist(file, &self.dir.join(&manifest.name).with_added_extension("json"))?;
+            File::open(&self.dir)?.sync_all()
+        };
+        write().map_err(|source| LayersError::Install {
+            name: manifest.name.clone(),
+            dir: self.dir.clone(),
+            source,
+        })
+    }
+
     /// The device of a packed layer. What it gives is what the manifest says, or an error.
     fn device(&self, manifest: &LayerManifest) -> Result<PathBuf, LayersError> {
         let path = self.devices.join(device_name(&manifest.name));
@@ -240,6 +289,11 @@ impl Layers {
         layers
     }
 
+    /// True when there is a layer of this name, usable or not.
+    pub fn has(&self, name: &str) -> bool {
+        !matches!(self.manifest(name), Err(LayersError::Missing { .. }))
+    }
+
     fn manifest(&self, name: &str) -> Result<LayerManifest, LayersError> {
         let path = self.dir.join(name).with_added_extension("json");
         let text = match std::fs::read(&path) {
@@ -259,4 +313,10 @@ impl Layers {
         }
         Ok(manifest)
     }
+}
+
+fn persist(file: NamedTempFile, path: &Path) -> io::Result<()> {
+    file.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))?;
+    file.as_file().sync_all()?;
+    file.persist(path).map(drop).map_err(|error| error.error)
 }

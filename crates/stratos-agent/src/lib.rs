@@ -9,6 +9,7 @@ pub mod config;
 pub mod deploy;
 pub mod engine;
 pub mod http;
+pub mod keys;
 pub mod layers;
 pub mod machine;
 pub mod node;

@@ -7,6 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use stratos_checkpoint::machine::Machine;
 use stratos_sandbox::{OpenError, Sandbox, SandboxConfig};
 use stratos_store::{Store, StoreError};
 use stratos_types::environment::NodeEnvironmentError;
@@ -15,14 +16,14 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::config::{Memory, Options};
-use crate::deploy::{BuildConfig, Deployer};
+use crate::deploy::{BuildConfig, Deployer, Trust};
 use crate::engine::{Engine, EngineConfig, EngineError};
 use crate::http::{self, ListenConfig, ListenError, Listeners, Services};
+use crate::keys::TrustedKeys;
 use crate::layers::Layers;
-use crate::machine::Machine;
-use crate::notify;
 use crate::warm::recording::Owner;
 use crate::warm::{self, Warmer};
+use crate::{machine, notify};
 
 /// Network namespaces made ahead: as many as a burst on a small machine takes at once.
 const NETWORK_POOL: usize = 8;
@@ -159,11 +160,23 @@ async fn serve(
     let layers = Arc::new(Layers::new(options.layers(), Arc::clone(&sandbox)));
     let egress_denied = options.egress_denied.clone().unwrap_or_default();
     let (starts, started) = warm::starts();
+    let keys = TrustedKeys::new(options.trusted_keys());
+    match keys.list() {
+        Ok(keys) => tracing::debug!("{} keys may sign artifacts", keys.len()),
+        Err(error) => tracing::warn!(reason = %crate::engine::chain(&error), "no key is trusted"),
+    }
+    let trust = Trust {
+        keys: keys.clone(),
+        machine: Machine::current()?,
+        restores: options.checkpoints,
+        environment: environment.clone(),
+    };
     let engine = Engine::start(
         EngineConfig {
             log_dir: options.state.join("logs"),
             checkpoint_dir: options.state.join("checkpoints"),
             checkpoints: options.checkpoints,
+            trusted_keys: keys.clone(),
             template_budget: options.template_budget(memory_budget),
             hook_limit: options.hook_limit.duration(),
             idle_timeout: options.idle_timeout(),
@@ -192,7 +205,7 @@ async fn serve(
         ..host
     };
     let find = find_images(engine.clone(), Arc::clone(&layers));
-    let deployer = Arc::new(Deployer::new(store, sandbox, layers, build)?);
+    let deployer = Arc::new(Deployer::new(store, sandbox, layers, build, trust)?);
     let listeners = Listeners::bind(&ListenConfig {
         socket: options.socket(),
         tcp: options.listen,
@@ -211,8 +224,9 @@ async fn serve(
     };
     let (stop, stopped) = watch::channel(false);
     let stopper = tokio::spawn(stop_on_signal(stop)?);
-    let machine = Arc::new(Machine::new(options.state.clone(), options.init_socket.clone()));
-    let services = Services { engine: engine.clone(), deployer, machine, spool: options.state.join("spool") };
+    let machine = Arc::new(machine::Machine::new(options.state.clone(), options.init_socket.clone()));
+    let spool = options.state.join("spool");
+    let services = Services { engine: engine.clone(), deployer, keys, machine, spool };
     let cut = http::serve(listeners, services, stopped, options.stop_grace.duration()).await?;
     if cut > 0 {
         tracing::warn!("{cut} connections were cut: their requests took longer than --stop-grace");

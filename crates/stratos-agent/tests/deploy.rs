@@ -7,13 +7,15 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use stratos_agent::deploy::{BuildConfig, DeployError, Deployer};
+use stratos_agent::deploy::{BuildConfig, DeployError, Deployer, Trust};
+use stratos_agent::keys::TrustedKeys;
 use stratos_agent::layers::Layers;
 use stratos_api::{ApiError, DeployEvent, ErrorCode};
+use stratos_checkpoint::machine::Machine;
 use stratos_sandbox::seccomp::SeccompFilter;
 use stratos_sandbox::{Bind, Image, JobPlan, Sandbox, SandboxConfig};
 use stratos_store::{Store, VersionRecord};
-use stratos_types::{Entry, FunctionKey, FunctionSpec, TenantId};
+use stratos_types::{Entry, FunctionKey, FunctionSpec, NodeEnvironment, TenantId};
 
 /// A node's parts without its servers.
 struct Rig {
@@ -74,7 +76,15 @@ fn rig(test: &str, tmpfs_mib: Option<u32>) -> Option<Rig> {
     let layers = Arc::new(Layers::new(layers_dir(), Arc::clone(&sandbox)));
     let home = std::env::var_os("HOME").map(PathBuf::from);
     let build = BuildConfig::of_host(std::env::vars(), home.as_deref());
-    let deployer = Deployer::new(store.clone(), Arc::clone(&sandbox), Arc::clone(&layers), build).unwrap();
+    let keys = TrustedKeys::new(state.join("trusted-keys"));
+    let trust = Trust {
+        keys,
+        machine: Machine::current().unwrap(),
+        restores: true,
+        environment: NodeEnvironment::default(),
+    };
+    let deployer =
+        Deployer::new(store.clone(), Arc::clone(&sandbox), Arc::clone(&layers), build, trust).unwrap();
     // Made here: its threads are in the sandbox's mount namespace, as the agent's are.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     Some(Rig { deployer, layers, store, sandbox, state, runtime, dir })
@@ -101,7 +111,7 @@ impl Rig {
             DeployEvent::Output { line } => said.push(line),
             other => panic!("{other:?} is the caller's to say"),
         });
-        (deployed, said)
+        (deployed.map(|deployment| (deployment.spec, deployment.record)), said)
     }
 
     fn deployed(&self, files: &[(&str, &[u8])]) -> (FunctionSpec, VersionRecord, Vec<String>) {

@@ -7,14 +7,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::ApiError;
 use crate::verifier::Verifier;
+use crate::{ApiError, FileBody};
 
 /// Where a node's API is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -136,8 +137,10 @@ pub struct Client {
 /// A kept-alive connection to a node, for many requests one after the other.
 pub struct Connection {
     endpoint: Endpoint,
-    sender: hyper::client::conn::http1::SendRequest<Full<Bytes>>,
+    sender: hyper::client::conn::http1::SendRequest<RequestBody>,
 }
+
+type RequestBody = UnsyncBoxBody<Bytes, std::io::Error>;
 
 /// One request, before it is sent.
 #[derive(Debug, Clone)]
@@ -309,6 +312,29 @@ impl Connection {
     /// # Errors
     /// When no answer came. An error status is not an error here.
     pub async fn send(&mut self, client: &Client, call: Call) -> Result<Response<Incoming>, ClientError> {
+        let body = Full::new(call.body.clone()).map_err(|never| match never {}).boxed_unsync();
+        self.send_body(client, call, body).await
+    }
+
+    /// Sends one request with a file as its body, in place of the call's own.
+    ///
+    /// # Errors
+    /// When no answer came. An error status is not an error here.
+    pub async fn send_file(
+        &mut self,
+        client: &Client,
+        call: Call,
+        file: FileBody,
+    ) -> Result<Response<Incoming>, ClientError> {
+        self.send_body(client, call, file.boxed_unsync()).await
+    }
+
+    async fn send_body(
+        &mut self,
+        client: &Client,
+        call: Call,
+        body: RequestBody,
+    ) -> Result<Response<Incoming>, ClientError> {
         let host = match &self.endpoint {
             Endpoint::Unix(_) => "stratos",
             Endpoint::Http(authority) | Endpoint::Https(authority) => authority,
@@ -320,7 +346,7 @@ impl Connection {
         for (name, value) in call.headers {
             request = request.header(name, value);
         }
-        let request = request.body(Full::new(call.body))?;
+        let request = request.body(body)?;
         let broken = |source| ClientError::Broken { endpoint: self.endpoint.clone(), source };
         self.sender.ready().await.map_err(broken)?;
         self.sender.send_request(request).await.map_err(broken)

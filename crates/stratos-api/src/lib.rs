@@ -3,10 +3,13 @@
 //! These types are the contract. They hold plain text and numbers so that a client of another version can read
 //! what it knows; the node turns them into `stratos-types` at its edge.
 
+pub mod artifact;
 pub mod boot_chart;
 #[cfg(feature = "client")]
 pub mod client;
 pub mod error;
+#[cfg(feature = "client")]
+mod file_body;
 pub mod header;
 pub mod node;
 pub mod path;
@@ -14,7 +17,10 @@ pub mod types;
 #[cfg(feature = "client")]
 mod verifier;
 
+pub use artifact::{ArtifactInfo, BuildEvent, BuildInfo, KeyInfo};
 #[cfg(feature = "client")]
 pub use client::{Client, Endpoint};
 pub use error::{ApiError, Blame, ErrorCode};
+#[cfg(feature = "client")]
+pub use file_body::FileBody;
 pub use types::*;

@@ -44,6 +44,14 @@ pub const NODE_LOGS: &str = "/v1/node/logs";
 pub const NODE_REBOOT: &str = "/v1/node/reboot";
 /// POST: shut down in order and switch off.
 pub const NODE_POWEROFF: &str = "/v1/node/poweroff";
+/// POST: build an artifact of a package; `?name=NAME`, `?runtime=false`, `?checkpoint=false`.
+pub const BUILDS: &str = "/v1/builds";
+/// GET: a built artifact. DELETE: it was fetched.
+pub const BUILD: &str = "/v1/builds/{id}";
+/// GET: keys whose signatures are believed. POST: enroll one (body: PEM).
+pub const KEYS: &str = "/v1/keys";
+/// DELETE: believe it no more.
+pub const KEY: &str = "/v1/keys/{id}";
 /// AWS Lambda's Invoke.
 pub const AWS_INVOKE: &str = "/2015-03-31/functions/{name}/invocations";
 /// A function's own URL.

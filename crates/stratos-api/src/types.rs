@@ -34,7 +34,7 @@ pub struct Liveness {
 }
 
 /// A runtime layer on the node.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LayerInfo {
     /// Its name, which is the runtime's.
     pub name: String,
@@ -109,6 +109,9 @@ pub struct CheckpointInfo {
     pub bytes: Option<u64>,
     /// Whether it is in memory now, ready to be cloned.
     pub in_memory: bool,
+    /// The key that signed the artifact which it came with; nothing when this node has made it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signed_by: Option<String>,
 }
 
 /// One instance.
@@ -156,6 +159,9 @@ pub struct VersionInfo {
     /// What of its specification this node cannot do, and why.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
+    /// The artifact that it was deployed from, if it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub artifact: Option<crate::ArtifactInfo>,
 }
 
 /// One resolved dependency.

@@ -67,7 +67,7 @@ pub enum ArtifactError {
 pub enum KeyError {
     /// It is no PEM.
     #[error("it is not PEM text")]
-    Pem(#[from] pem::PemError),
+    Pem,
     /// It is PEM of something else.
     #[error("it holds a `{found}`, and not a `{expected}`")]
     Tag {

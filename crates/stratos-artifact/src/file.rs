@@ -120,7 +120,11 @@ pub struct Sources<'a> {
 ///
 /// # Errors
 /// When it cannot be read or written, or would be none.
-pub fn write(to: &mut File, mut manifest: Manifest, sources: &Sources<'_>) -> Result<Manifest, ArtifactError> {
+pub fn write(
+    to: &mut File,
+    mut manifest: Manifest,
+    sources: &Sources<'_>,
+) -> Result<Manifest, ArtifactError> {
     (manifest.code.bytes, manifest.code.digest) = measure(sources.code)?;
     manifest.runtime.included = sources.runtime.is_some();
     if let Some((part, file)) = manifest.checkpoint.as_mut().zip(sources.checkpoint) {

@@ -236,3 +236,13 @@ fn manifests_that_make_no_sense_are_refused() {
     let error = Manifest::parse(b"{\"function\":\"f\",\"more\":1}").unwrap_err();
     assert!(matches!(error, ArtifactError::Manifest { .. }), "{error}");
 }
+
+/// Else its mutations would be refused for what they have in common.
+#[test]
+fn what_the_fuzzer_begins_with_is_sound() {
+    let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/corpus/artifact");
+    let read = |name: &str| std::fs::read(format!("{corpus}/{name}")).unwrap();
+    let key = PublicKey::from_pem(std::str::from_utf8(&read("key.pem")).unwrap()).unwrap();
+    checked(&read("signed"), &key).unwrap();
+    Manifest::parse(&read("manifest.json")).unwrap();
+}

@@ -120,7 +120,7 @@ impl SecretKey {
 }
 
 fn contents(text: &str, expected: &'static str) -> Result<Vec<u8>, KeyError> {
-    let pem = pem::parse(text)?;
+    let pem = pem::parse(text).map_err(|_| KeyError::Pem)?;
     match pem.tag() == expected {
         true => Ok(pem.into_contents()),
         false => Err(KeyError::Tag { expected, found: pem.tag().chars().take(80).collect() }),

@@ -139,15 +139,19 @@ impl Manifest {
             true => Ok(()),
             false => Err(ArtifactError::Invalid { problem: problem.to_owned() }),
         };
-        let shown =
-            |text: &str, most: usize| !text.is_empty() && text.len() <= most && !text.contains(char::is_control);
+        let shown = |text: &str, most: usize| {
+            !text.is_empty() && text.len() <= most && !text.contains(char::is_control)
+        };
         ensure(self.function.parse::<FunctionName>().is_ok(), "`function` is no name")?;
         ensure(self.spec.len() <= MOST_SPEC, "`spec` is too long")?;
         ensure((1..=MOST_CODE).contains(&self.code.bytes), "the size of its code")?;
         let dependencies = &self.code.dependencies;
         let named = dependencies.iter().flat_map(|(name, version, digest)| [name, version, digest]);
         ensure(dependencies.len() <= MOST_DEPENDENCIES, "it has too many dependencies")?;
-        ensure(named.into_iter().all(|text| shown(text, 256)), "a dependency has no name, version or digest")?;
+        ensure(
+            named.into_iter().all(|text| shown(text, 256)),
+            "a dependency has no name, version or digest",
+        )?;
         // The name becomes that of a file.
         ensure(is_layer_name(&self.runtime.name), "`runtime.name` is no name")?;
         ensure(shown(&self.runtime.version, MOST_NAME), "`runtime.version` is no version")?;
@@ -155,13 +159,20 @@ impl Manifest {
         if let Some(part) = &self.checkpoint {
             ensure((1..=MOST_CHECKPOINT).contains(&part.bytes), "the size of its checkpoint")?;
             ensure(shown(&part.kernel, 512) && shown(&part.processor, 512), "where its checkpoint was made")?;
-            let flags = part.cpu_flags.len() <= MOST_FLAGS && part.cpu_flags.iter().all(|flag| shown(flag, 64));
+            let flags =
+                part.cpu_flags.len() <= MOST_FLAGS && part.cpu_flags.iter().all(|flag| shown(flag, 64));
             ensure(flags, "`checkpoint.cpu_flags`")?;
         }
         let reason = self.no_checkpoint.as_ref();
         ensure(reason.is_none_or(|reason| shown(reason, MOST_REASON)), "`no_checkpoint`")?;
-        ensure(reason.is_none() || self.checkpoint.is_none(), "a checkpoint, and a reason why there is none")?;
-        ensure(shown(&self.built_at, MOST_NAME) && shown(&self.built_by, MOST_NAME), "when it was built, or by what")
+        ensure(
+            reason.is_none() || self.checkpoint.is_none(),
+            "a checkpoint, and a reason why there is none",
+        )?;
+        ensure(
+            shown(&self.built_at, MOST_NAME) && shown(&self.built_by, MOST_NAME),
+            "when it was built, or by what",
+        )
     }
 }
 

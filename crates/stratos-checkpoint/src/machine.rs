@@ -37,6 +37,15 @@ impl Machine {
     }
 }
 
+/// What the processor of this machine can do, in the kernel's words, sorted.
+///
+/// # Errors
+/// When /proc is not there.
+pub fn cpu_flags() -> io::Result<Vec<String>> {
+    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo")?;
+    Ok(flags(&cpuinfo).into_iter().filter(|flag| !flag.is_empty()).map(str::to_owned).collect())
+}
+
 /// `CLOCK_MONOTONIC` in nanoseconds.
 pub(crate) fn monotonic_ns() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
@@ -45,17 +54,23 @@ pub(crate) fn monotonic_ns() -> u64 {
 
 /// The first processor's model, and a digest of its flags: all processors of a machine have the same.
 fn processor(cpuinfo: &str) -> String {
-    let first = cpuinfo.split("\n\n").next().unwrap_or_default();
-    let value = |name: &str| {
-        let line = first.lines().find(|line| line.split(':').next().is_some_and(|n| n.trim() == name));
-        line.and_then(|line| line.split_once(':')).map(|(_, value)| value.trim()).unwrap_or_default()
-    };
-    let mut flags: Vec<_> = value("flags").split(' ').collect();
-    flags.sort_unstable();
-    let digest = Sha256::digest(flags.join(" "));
+    let digest = Sha256::digest(flags(cpuinfo).join(" "));
     let digest: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-    let [vendor, family, model] = ["vendor_id", "cpu family", "model"].map(value);
+    let [vendor, family, model] = ["vendor_id", "cpu family", "model"].map(|name| of_first(cpuinfo, name));
     format!("{vendor} {family}/{model} {digest}")
+}
+
+fn flags(cpuinfo: &str) -> Vec<&str> {
+    let mut flags: Vec<_> = of_first(cpuinfo, "flags").split(' ').collect();
+    flags.sort_unstable();
+    flags
+}
+
+/// What is said of the first processor.
+fn of_first<'a>(cpuinfo: &'a str, name: &str) -> &'a str {
+    let first = cpuinfo.split("\n\n").next().unwrap_or_default();
+    let line = first.lines().find(|line| line.split(':').next().is_some_and(|n| n.trim() == name));
+    line.and_then(|line| line.split_once(':')).map(|(_, value)| value.trim()).unwrap_or_default()
 }
 
 #[cfg(test)]

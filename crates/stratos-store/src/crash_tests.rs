@@ -155,6 +155,7 @@ fn version(text: &str) -> NewVersion {
         layer_digest: Digest::of(b""),
         dependencies: Vec::new(),
         deployed_at_ms: 1,
+        artifact: None,
     }
 }
 

@@ -23,7 +23,10 @@ mod writer;
 
 pub use blobs::{AdoptedBlob, Blobs};
 pub use error::StoreError;
-pub use record::{AsyncRecord, AsyncRequest, AsyncState, FunctionRecord, NewVersion, VersionRecord};
+pub use record::{
+    ArtifactCheckpoint, AsyncRecord, AsyncRequest, AsyncState, FromArtifact, FunctionRecord, NewVersion,
+    VersionRecord,
+};
 pub use secrets::{MAX_SECRET_BYTES, SecretRecord, SecretValue, SecretValueError, Secrets};
 pub use store::Store;
 pub use writer::Done;

@@ -21,6 +21,36 @@ pub struct NewVersion {
     pub dependencies: Vec<(String, String, String)>,
     /// When it was deployed, in milliseconds since 1970 (UTC).
     pub deployed_at_ms: u64,
+    /// The artifact that it was deployed from, if it was.
+    pub artifact: Option<FromArtifact>,
+}
+
+/// What was done with an artifact when it was deployed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FromArtifact {
+    /// The enrolled key that has signed it.
+    pub signed_by: Option<String>,
+    /// What became of its checkpoint.
+    pub checkpoint: ArtifactCheckpoint,
+}
+
+/// What became of an artifact's checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ArtifactCheckpoint {
+    /// It is used.
+    Taken,
+    /// It is not used.
+    Dropped {
+        /// Why not.
+        reason: String,
+        /// What to do about it.
+        hint: Option<String>,
+    },
+    /// There was none in it.
+    None {
+        /// Why not.
+        reason: Option<String>,
+    },
 }
 
 /// One deployed version; the fields are those of [`NewVersion`].
@@ -44,6 +74,8 @@ pub struct VersionRecord {
     pub dependencies: Vec<(String, String, String)>,
     /// When it was deployed, in milliseconds since 1970 (UTC).
     pub deployed_at_ms: u64,
+    /// The artifact that it was deployed from, if it was.
+    pub artifact: Option<FromArtifact>,
 }
 
 impl VersionRecord {
@@ -57,6 +89,7 @@ impl VersionRecord {
             layer_digest,
             dependencies,
             deployed_at_ms,
+            artifact,
         } = new;
         Self {
             version,
@@ -68,6 +101,7 @@ impl VersionRecord {
             layer_digest,
             dependencies,
             deployed_at_ms,
+            artifact,
         }
     }
 }

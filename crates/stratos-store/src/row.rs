@@ -5,7 +5,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use stratos_types::{Digest, FunctionKey, InvocationId, Version};
 
-use crate::record::{AsyncRecord, AsyncRequest, AsyncState, VersionRecord};
+use crate::record::{ArtifactCheckpoint, AsyncRecord, AsyncRequest, AsyncState, FromArtifact, VersionRecord};
 
 /// A function, also after its removal: `last` must outlive it.
 #[derive(Debug, Serialize, Deserialize)]
@@ -33,7 +33,45 @@ pub(crate) enum VersionRow {
         layer_digest: Digest,
         dependencies: Vec<(String, String, String)>,
         deployed_at_ms: u64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        artifact: Option<ArtifactRow>,
     },
+}
+
+/// The artifact that a version was deployed from.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ArtifactRow {
+    signed_by: Option<String>,
+    checkpoint: CheckpointRow,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
+enum CheckpointRow {
+    Taken,
+    Dropped { reason: String, hint: Option<String> },
+    None { reason: Option<String> },
+}
+
+impl ArtifactRow {
+    fn new(from: &FromArtifact) -> Self {
+        let checkpoint = match from.checkpoint.clone() {
+            ArtifactCheckpoint::Taken => CheckpointRow::Taken,
+            ArtifactCheckpoint::Dropped { reason, hint } => CheckpointRow::Dropped { reason, hint },
+            ArtifactCheckpoint::None { reason } => CheckpointRow::None { reason },
+        };
+        Self { signed_by: from.signed_by.clone(), checkpoint }
+    }
+
+    fn into_record(self) -> FromArtifact {
+        let checkpoint = match self.checkpoint {
+            CheckpointRow::Taken => ArtifactCheckpoint::Taken,
+            CheckpointRow::Dropped { reason, hint } => ArtifactCheckpoint::Dropped { reason, hint },
+            CheckpointRow::None { reason } => ArtifactCheckpoint::None { reason },
+        };
+        FromArtifact { signed_by: self.signed_by, checkpoint }
+    }
 }
 
 impl VersionRow {
@@ -47,6 +85,7 @@ impl VersionRow {
             layer_digest: record.layer_digest,
             dependencies: record.dependencies.clone(),
             deployed_at_ms: record.deployed_at_ms,
+            artifact: record.artifact.as_ref().map(ArtifactRow::new),
         }
     }
 
@@ -60,6 +99,7 @@ impl VersionRow {
             layer_digest,
             dependencies,
             deployed_at_ms,
+            artifact,
         } = self;
         VersionRecord {
             version,
@@ -71,6 +111,7 @@ impl VersionRow {
             layer_digest,
             dependencies,
             deployed_at_ms,
+            artifact: artifact.map(ArtifactRow::into_record),
         }
     }
 }

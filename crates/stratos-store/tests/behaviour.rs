@@ -2,7 +2,9 @@
 
 use std::sync::mpsc::channel;
 
-use stratos_store::{AsyncRequest, AsyncState, NewVersion, Store, StoreError};
+use stratos_store::{
+    ArtifactCheckpoint, AsyncRequest, AsyncState, FromArtifact, NewVersion, Store, StoreError,
+};
 use stratos_types::{Digest, FunctionKey, InvocationId, TenantId};
 
 fn key(tenant: &str, name: &str) -> FunctionKey {
@@ -19,6 +21,7 @@ fn version(text: &str) -> NewVersion {
         layer_digest: Digest::of(b"layer"),
         dependencies: vec![("express".into(), "5.1.0".into(), "sha512-x".into())],
         deployed_at_ms: 1_700_000_000_000,
+        artifact: None,
     }
 }
 
@@ -52,6 +55,27 @@ fn versions(store: &Store, key: &FunctionKey) -> String {
     let Some(record) = store.function(key).unwrap() else { return "none".into() };
     let show = |v: u64| if v == record.current { format!("[{v}]") } else { v.to_string() };
     record.versions.iter().map(|v| show(v.version)).collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn what_became_of_an_artifact_is_kept() {
+    let (dir, store) = open();
+    let f = key("default", "f");
+    let dropped =
+        ArtifactCheckpoint::Dropped { reason: "it is not signed".into(), hint: Some("sign it".into()) };
+    let all = [
+        None,
+        Some(FromArtifact { signed_by: Some("0123".into()), checkpoint: ArtifactCheckpoint::Taken }),
+        Some(FromArtifact { signed_by: None, checkpoint: dropped }),
+        Some(FromArtifact { signed_by: None, checkpoint: ArtifactCheckpoint::None { reason: None } }),
+    ];
+    for artifact in &all {
+        store.commit_version(&f, NewVersion { artifact: artifact.clone(), ..version("a") }).unwrap();
+    }
+    drop(store);
+    let store = Store::open(dir.path()).unwrap();
+    let versions = store.function(&f).unwrap().unwrap().versions;
+    assert!(versions.iter().map(|version| &version.artifact).eq(&all));
 }
 
 #[test]

@@ -30,6 +30,7 @@ fn deploy(store: &Store, text: &str) -> Result<u64, StoreError> {
         layer_digest: Digest::of(b""),
         dependencies: Vec::new(),
         deployed_at_ms: 0,
+        artifact: None,
     };
     Ok(store.commit_version(&key(), new)?.version)
 }

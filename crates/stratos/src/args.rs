@@ -1,9 +1,11 @@
 //! The command line, as clap reads it. What a command does stands in `command`.
 
+mod artifact;
 mod secret;
 
 use std::path::PathBuf;
 
+pub(crate) use self::artifact::{BuildArgs, KeyCommand, KeyFileArg, KeyGenerateArgs, KeyIdArg};
 use clap::{Args, Parser, Subcommand};
 use stratos_types::{FunctionName, InvocationId, KernelChoice, MemorySize, Runtime, Timeout};
 use stratos_vm::MachineKind;
@@ -34,8 +36,13 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Make a folder with a new function
     New(NewArgs),
-    /// Deploy a function's folder as its new version
+    /// Deploy a function's folder, or its artifact, as its new version
     Deploy(DeployArgs),
+    /// Build a function's artifact: code, runtime layer and checkpoint in one file
+    Build(BuildArgs),
+    /// Make keys that sign artifacts, and tell a node which to believe
+    #[command(subcommand)]
+    Key(KeyCommand),
     /// Invoke a function and print its answer
     Invoke(InvokeArgs),
     /// List functions
@@ -115,13 +122,14 @@ pub(crate) struct NewArgs {
 #[command(after_help = "Examples:
   stratos deploy                deploy the current folder
   stratos deploy ./hello        deploy another one
+  stratos deploy hello.stratos  deploy what `stratos build` has made
   stratos deploy --json hello   one JSON document for each step
 
 Left out of the package: .git, __pycache__, .venv, a Rust target folder, node_modules where package.json
 or a lock file says what belongs in it, and what .stratosignore lists (patterns as in .gitignore; a
 pattern with ! brings something back).")]
 pub(crate) struct DeployArgs {
-    /// The function's folder
+    /// The function's folder, or its artifact
     #[arg(default_value = ".")]
     pub(crate) dir: PathBuf,
 }

@@ -9,7 +9,8 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use stratos_api::client::{Call, Client, ClientError, Endpoint};
+use stratos_api::FileBody;
+use stratos_api::client::{Call, Client, ClientError, Connection, Endpoint};
 use stratos_types::FunctionName;
 
 use crate::exit::Exit;
@@ -94,15 +95,19 @@ impl Node {
 
     /// Sends a request; an error status is not yet an error.
     pub(crate) async fn send(&self, call: Call) -> Result<Response<Incoming>> {
+        Ok(self.connect().await?.send(&self.client, call).await?)
+    }
+
+    async fn connect(&self) -> Result<Connection> {
         let connect = tokio::time::timeout(CONNECT_LIMIT, self.client.connect());
-        let mut connection = connect.await.map_err(|_| {
+        let connection = connect.await.map_err(|_| {
             let source = std::io::Error::new(
                 std::io::ErrorKind::TimedOut,
                 format!("no connection after {} s", CONNECT_LIMIT.as_secs()),
             );
             ClientError::Connect { endpoint: self.endpoint().clone(), source }
         })??;
-        Ok(connection.send(&self.client, call).await?)
+        Ok(connection)
     }
 
     /// Sends a request and gives the answer's body whole; an error status is an error.
@@ -135,6 +140,16 @@ impl Node {
     /// Sends a request that is answered with JSON, one document a line.
     pub(crate) async fn stream(&self, call: Call) -> Result<Lines> {
         let response = self.send(call).await?;
+        self.lines(response).await
+    }
+
+    /// The same of a request that sends a file.
+    pub(crate) async fn stream_file(&self, call: Call, file: FileBody) -> Result<Lines> {
+        let response = self.connect().await?.send_file(&self.client, call, file).await?;
+        self.lines(response).await
+    }
+
+    async fn lines(&self, response: Response<Incoming>) -> Result<Lines> {
         if !response.status().is_success() {
             let failed = self.client.collect(response).await;
             return Err(

@@ -24,7 +24,15 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("mechanisms: how a process comes to be", &["stratos-checkpoint"]),
     (
         "mechanisms: one job each",
-        &["stratos-artifact", "stratos-store", "stratos-oci", "stratos-image", "stratos-sandbox", "stratos-trace", "stratos-vm"],
+        &[
+            "stratos-artifact",
+            "stratos-store",
+            "stratos-oci",
+            "stratos-image",
+            "stratos-sandbox",
+            "stratos-trace",
+            "stratos-vm",
+        ],
     ),
     (SERVICES, &["stratos-init", "stratos-agent", "stratos-mirror", "stratos-shim"]),
     ("edge", &["stratos"]),

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use stratos_api::{ApiError, ErrorCode};
+use stratos_artifact::ArtifactError;
 use stratos_sandbox::JobError;
 use stratos_sandbox::seccomp::SeccompError;
 use stratos_store::StoreError;
@@ -59,6 +60,19 @@ pub enum DeployError {
         /// Why.
         source: LayersError,
     },
+    /// An artifact is damaged, or none.
+    #[error(transparent)]
+    Artifact(#[from] ArtifactError),
+    /// This node lacks the layer of an artifact, and does not take the one in it.
+    #[error("this node has no runtime layer `{name}`, and {reason}")]
+    ArtifactLayer {
+        /// Which layer.
+        name: String,
+        /// Why it is not taken from the artifact.
+        reason: &'static str,
+        /// What to do.
+        hint: &'static str,
+    },
     /// The node's build settings cannot be used.
     #[error("the node's build settings cannot be used: {reason}")]
     Settings {
@@ -95,6 +109,7 @@ fn is_full(error: &io::Error) -> bool {
 
 impl From<DeployError> for ApiError {
     fn from(error: DeployError) -> Self {
+        const ANEW: &str = "fetch it again, or make it anew with `stratos build`";
         const FREE: &str = "free space on the disk of the node's state, then deploy again";
         let text = error.to_string();
         match &error {
@@ -139,6 +154,19 @@ impl From<DeployError> for ApiError {
             }
             DeployError::Layer { source, .. } => {
                 Self::new(ErrorCode::Internal, text).caused_by(source).hint(source.hint())
+            }
+            DeployError::Artifact(ArtifactError::Io { source, .. }) if is_full(source) => {
+                Self::new(ErrorCode::StorageFailed, "the node's disk is full").hint(FREE)
+            }
+            DeployError::Artifact(source @ ArtifactError::Io { .. }) => {
+                Self::new(ErrorCode::Internal, "the artifact cannot be read").caused_by(source)
+            }
+            DeployError::Artifact(ArtifactError::Manifest { source }) => {
+                Self::new(ErrorCode::InvalidFunction, text).caused_by(source).hint(ANEW)
+            }
+            DeployError::Artifact(_) => Self::new(ErrorCode::InvalidFunction, text).hint(ANEW),
+            DeployError::ArtifactLayer { hint, .. } => {
+                Self::new(ErrorCode::InvalidFunction, text).hint(*hint)
             }
             DeployError::Job { source, .. } => Self::new(ErrorCode::Internal, text).caused_by(source),
             DeployError::Profile(source) => Self::new(ErrorCode::Internal, text).caused_by(source),

@@ -5,6 +5,7 @@
 //! executed here; pip, npm and mkfs.erofs run in a sandbox, and no package's own script runs at all. What parses bytes of
 //! a package ([`check_entry`], [`unpack`], [`infer`](infer()), [`requirements`], [`elf`]) is public, so that it can be fuzzed.
 
+mod artifact;
 mod build;
 pub mod elf;
 mod entry;
@@ -14,36 +15,45 @@ mod hint;
 mod image;
 mod infer;
 mod node;
+mod pack;
 mod package;
 mod package_entry;
 mod python;
 pub mod requirements;
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use stratos_api::DeployEvent;
+use stratos_checkpoint::machine::Machine;
 use stratos_sandbox::Sandbox;
 use stratos_sandbox::seccomp::SeccompFilter;
-use stratos_store::{NewVersion, Store, VersionRecord};
+use stratos_store::{FromArtifact, NewVersion, Store, VersionRecord};
 use stratos_types::spec::{FILE_NAME, SpecError};
-use stratos_types::{Entry, FunctionKey, FunctionName, FunctionSpec, Runtime, TenantId};
+use stratos_types::{
+    Digest, Entry, FunctionKey, FunctionName, FunctionSpec, NodeEnvironment, Runtime, TenantId,
+};
+use tempfile::TempDir;
 
 pub use build::BuildConfig;
 pub use error::DeployError;
 pub use infer::{Seen, TopFile, infer};
-pub use package::{MAX_BYTES, MAX_ENTRIES, PackageError, unpack};
-pub use package_entry::{CheckedEntry, Kind, MAX_PATH, check_entry};
+pub use package::{MAX_BYTES, MAX_ENTRIES, PackageError, unpack, unpack_built};
+pub use package_entry::{CheckedEntry, Kind, MAX_PATH, check_built_entry, check_entry};
 
 use build::Builder;
 use folder::{Folder, TidyError};
 
+use crate::engine::TakenCheckpoint;
+use crate::keys::TrustedKeys;
 use crate::layers::{Layer, Layers};
 
 /// Versions kept of each function.
 const KEEP_VERSIONS: usize = 10;
+/// The folder of a deploy that becomes the image.
+const TASK: &str = "task";
 /// The layer with mkfs.erofs.
 const TOOLS: &str = "tools";
 
@@ -54,10 +64,62 @@ pub struct Deployer {
     layers: Arc<Layers>,
     build: BuildConfig,
     seccomp: Arc<SeccompFilter>,
+    trust: Trust,
+}
+
+/// What decides about the checkpoints of artifacts.
+#[derive(Debug, Clone)]
+pub struct Trust {
+    /// Whose signatures are believed.
+    pub keys: TrustedKeys,
+    /// What checkpoints must be of.
+    pub machine: Machine,
+    /// Whether this node restores instances at all.
+    pub restores: bool,
+    /// Variables that it gives to functions.
+    pub environment: NodeEnvironment,
+}
+
+/// A function with its dependencies and its image, not yet stored. Its folder goes with it.
+pub struct Made {
+    /// What it is.
+    pub spec: FunctionSpec,
+    /// The layer it runs on.
+    pub layer: Arc<Layer>,
+    /// Its dependencies as they were resolved: name, version, digest.
+    pub dependencies: Vec<(String, String, String)>,
+    scratch: TempDir,
+    image: PathBuf,
+}
+
+impl Made {
+    /// A folder that goes with it.
+    pub fn scratch(&self) -> &Path {
+        self.scratch.path()
+    }
+
+    /// Its image, and the digest of that.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn image(&self) -> Result<(&Path, Digest), DeployError> {
+        let read = |e| DeployError::io("read", &self.image, e);
+        Ok((&self.image, File::open(&self.image).and_then(Digest::of_reader).map_err(read)?))
+    }
+}
+
+/// A version that was stored.
+pub struct Deployment {
+    /// What it is.
+    pub spec: FunctionSpec,
+    /// How it is stored.
+    pub record: VersionRecord,
+    /// The checkpoint of its artifact.
+    pub checkpoint: Option<TakenCheckpoint>,
 }
 
 impl Deployer {
-    /// A deployer that keeps versions in `store` and builds as `build` says.
+    /// A deployer that keeps versions in `store`, builds as `build` says, and believes whom `trust` names.
     ///
     /// # Errors
     /// When the system call profile of builds is not usable.
@@ -66,14 +128,15 @@ impl Deployer {
         sandbox: Arc<Sandbox>,
         layers: Arc<Layers>,
         build: BuildConfig,
+        trust: Trust,
     ) -> Result<Self, DeployError> {
         let seccomp = Arc::new(SeccompFilter::for_runtime("build")?);
-        Ok(Self { store, sandbox, layers, build, seccomp })
+        Ok(Self { store, sandbox, layers, build, seccomp, trust })
     }
 
-    /// Deploys the package at `archive` for `tenant`: the new version is stored and current when this returns. Blocks,
-    /// often for seconds. `progress` is told of each step and of each line that pip and npm print; `Done` and `Failed`
-    /// are the caller's to say. The caller is on a thread of a tokio runtime that may block (`spawn_blocking`).
+    /// Deploys the package or artifact at `archive` for `tenant`: the new version is stored and current when this returns.
+    /// Blocks, often for seconds. `progress` is told of each step and of each line that pip and npm print; `Done` and
+    /// `Failed` are the caller's to say. The caller is on a thread of a tokio runtime that may block (`spawn_blocking`).
     ///
     /// # Errors
     /// See [`DeployError`]; nothing was changed then.
@@ -83,14 +146,30 @@ impl Deployer {
         expected_name: Option<&FunctionName>,
         archive: &Path,
         progress: &mut dyn FnMut(DeployEvent),
-    ) -> Result<(FunctionSpec, VersionRecord), DeployError> {
+    ) -> Result<Deployment, DeployError> {
+        let (made, artifact, checkpoint) = match artifact::open(archive)? {
+            Some(file) => {
+                let received = self.receive(tenant, expected_name, file, progress)?;
+                (received.made, Some(received.from), received.checkpoint)
+            }
+            None => (self.make(expected_name, archive, progress)?, None, None),
+        };
+        let (spec, record) = self.store(tenant, made, artifact, progress)?;
+        Ok(Deployment { spec, record, checkpoint })
+    }
+
+    /// Makes the image of the package at `archive`, as [`Deployer::deploy`] does.
+    ///
+    /// # Errors
+    /// See [`DeployError`].
+    pub fn make(
+        &self,
+        expected_name: Option<&FunctionName>,
+        archive: &Path,
+        progress: &mut dyn FnMut(DeployEvent),
+    ) -> Result<Made, DeployError> {
         progress(DeployEvent::Step { step: "unpacking".into() });
-        let scratch = self.store.blobs().temp_dir()?;
-        let task = scratch.path().join("task");
-        fs::create_dir(&task).map_err(|e| DeployError::io("create", &task, e))?;
-        // Jobs run as users of their own; what is above this folder stays the agent's.
-        fs::set_permissions(&task, fs::Permissions::from_mode(0o755))
-            .map_err(|e| DeployError::io("set the mode of", &task, e))?;
+        let (scratch, task) = self.task_folder()?;
         unpack(archive, &task)?;
         let folder = Folder::open(&task).map_err(|e| DeployError::io("open", &task, e))?;
         tidy(&folder)?;
@@ -99,12 +178,7 @@ impl Deployer {
         check_cpu(&spec, crate::machine::cpus())?;
         let layer = self.layer("the function's runtime", spec.runtime.as_str())?;
         let tools = self.layer("image building", TOOLS)?;
-        let builder = Builder {
-            sandbox: &self.sandbox,
-            config: &self.build,
-            seccomp: &self.seccomp,
-            scratch: scratch.path(),
-        };
+        let builder = self.builder(&scratch);
         // Before the long work where it can be; only a dependency can bring what is missing now.
         let early = entry::check(&spec, &folder);
         let dependencies = match spec.runtime {
@@ -116,8 +190,46 @@ impl Deployer {
         entry::check(&spec, &folder)?;
         tidy(&folder)?;
         let image = image::make(&builder, &tools.image, &folder, progress)?;
-        let image = self.store.blobs().adopt(&image)?;
+        Ok(Made { spec, layer, dependencies, scratch, image })
+    }
 
+    /// Packs a function's folder as the code of an artifact.
+    ///
+    /// # Errors
+    /// When it holds what no artifact can, or cannot be read or written.
+    pub fn pack(&self, made: &Made) -> Result<File, DeployError> {
+        pack::pack(&made.scratch.path().join(TASK), &made.scratch.path().join("code"))
+    }
+
+    /// A folder of a deploy's own, and in it the one that a package is unpacked into.
+    fn task_folder(&self) -> Result<(TempDir, PathBuf), DeployError> {
+        let scratch = self.store.blobs().temp_dir()?;
+        let task = scratch.path().join(TASK);
+        fs::create_dir(&task).map_err(|e| DeployError::io("create", &task, e))?;
+        // Jobs run as users of their own; what is above this folder stays the agent's.
+        fs::set_permissions(&task, fs::Permissions::from_mode(0o755))
+            .map_err(|e| DeployError::io("set the mode of", &task, e))?;
+        Ok((scratch, task))
+    }
+
+    fn builder<'a>(&'a self, scratch: &'a TempDir) -> Builder<'a> {
+        Builder {
+            sandbox: &self.sandbox,
+            config: &self.build,
+            seccomp: &self.seccomp,
+            scratch: scratch.path(),
+        }
+    }
+
+    fn store(
+        &self,
+        tenant: &TenantId,
+        made: Made,
+        artifact: Option<FromArtifact>,
+        progress: &mut dyn FnMut(DeployEvent),
+    ) -> Result<(FunctionSpec, VersionRecord), DeployError> {
+        let Made { spec, layer, dependencies, scratch, image } = made;
+        let image = self.store.blobs().adopt(&image)?;
         progress(DeployEvent::Step { step: "storing the version".into() });
         let key = FunctionKey { tenant: tenant.clone(), name: spec.name.clone() };
         let new = NewVersion {
@@ -129,6 +241,7 @@ impl Deployer {
             layer_digest: layer.manifest.image_digest,
             dependencies,
             deployed_at_ms: crate::clock::now_ms(),
+            artifact,
         };
         let record = self.store.commit_version(&key, new)?;
         drop(image);
@@ -137,6 +250,11 @@ impl Deployer {
             tracing::warn!(%error, "a deploy's folder is left until the next start");
         }
         Ok((spec, record))
+    }
+
+    /// The layers of the node.
+    pub fn layers(&self) -> &Layers {
+        &self.layers
     }
 
     fn layer(&self, what: &'static str, name: &str) -> Result<Arc<Layer>, DeployError> {

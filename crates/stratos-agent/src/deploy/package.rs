@@ -11,16 +11,26 @@ use std::path::{Path, PathBuf};
 
 use tar::{Archive, EntryType};
 
-use super::package_entry::{CheckedEntry, Kind, check_entry};
+use super::package_entry::{CheckedEntry, Kind, check_built_entry, check_entry};
 
 /// Most bytes of all files together; AWS Lambda's limit is the same.
 pub const MAX_BYTES: u64 = 250 << 20;
 /// Most entries.
 pub const MAX_ENTRIES: usize = 50_000;
+/// Most bytes and entries of the code of an artifact, which has its dependencies with it.
+pub(super) const MAX_BUILT: Limits = Limits { bytes: 1 << 30, entries: 250_000 };
+const MAX_PACKAGE: Limits = Limits { bytes: MAX_BYTES, entries: MAX_ENTRIES };
 /// Most bytes of one extended header (long names, PAX records).
 const MAX_EXTENSION: u64 = 64 << 10;
-/// What headers and padding may add to [`MAX_BYTES`] before the archive counts as a bomb.
+/// What headers and padding may add to the files' bytes before the archive counts as a bomb.
 const MAX_OVERHEAD: u64 = 128 << 20;
+
+/// How much an archive may hold.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    pub(super) bytes: u64,
+    pub(super) entries: usize,
+}
 
 /// Why a package is refused.
 #[derive(Debug, thiserror::Error)]
@@ -72,8 +82,19 @@ pub enum PackageError {
 pub fn unpack(archive: &Path, into: &Path) -> Result<(), PackageError> {
     let file = File::open(archive).map_err(|source| io_error("open", archive, source))?;
     let reader = decompressed(BufReader::with_capacity(128 << 10, file))?;
-    unpack_from(reader, into)
+    unpack_from(reader, into, MAX_PACKAGE, check_entry)
 }
+
+/// Unpacks the code of an artifact into the empty folder `into`.
+///
+/// # Errors
+/// See [`PackageError`]; `into` then holds what was unpacked so far.
+pub fn unpack_built(code: impl Read, into: &Path) -> Result<(), PackageError> {
+    let reader = zstd::Decoder::new(code).map_err(damaged)?;
+    unpack_from(reader, into, MAX_BUILT, check_built_entry)
+}
+
+type Check = fn(&[u8], EntryType, u32, Option<&[u8]>) -> Result<CheckedEntry, PackageError>;
 
 fn io_error(action: &'static str, path: &Path, source: io::Error) -> PackageError {
     PackageError::Io { action, path: path.to_owned(), source }
@@ -119,26 +140,32 @@ impl<R: Read> Read for Limited<R> {
     }
 }
 
-fn too_many_bytes() -> PackageError {
-    PackageError::TooLarge { limit: format!("{} MiB", MAX_BYTES >> 20) }
+fn too_many_bytes(limits: Limits) -> PackageError {
+    PackageError::TooLarge { limit: format!("{} MiB", limits.bytes >> 20) }
 }
 
 fn damaged(source: io::Error) -> PackageError {
-    match source.get_ref().is_some_and(|e| e.is::<OverLimit>()) {
-        true => too_many_bytes(),
-        false => PackageError::Damaged { source },
-    }
+    PackageError::Damaged { source }
 }
 
-fn unpack_from(reader: impl Read, into: &Path) -> Result<(), PackageError> {
-    let limited = Limited { inner: reader, left: MAX_BYTES + MAX_OVERHEAD };
-    let mut archive = Archive::new(limited);
-    let mut unpacking = Unpacking { root: into, made: HashMap::new(), bytes: 0 };
+fn unpack_from(reader: impl Read, into: &Path, limits: Limits, check: Check) -> Result<(), PackageError> {
+    let limited = Limited { inner: reader, left: limits.bytes + MAX_OVERHEAD };
+    unpack_entries(limited, into, limits, check).map_err(|error| match error {
+        PackageError::Damaged { source } if source.get_ref().is_some_and(|e| e.is::<OverLimit>()) => {
+            too_many_bytes(limits)
+        }
+        error => error,
+    })
+}
+
+fn unpack_entries(reader: impl Read, into: &Path, limits: Limits, check: Check) -> Result<(), PackageError> {
+    let mut archive = Archive::new(reader);
+    let mut unpacking = Unpacking { root: into, made: HashMap::new(), bytes: 0, limits };
     let mut long = Extensions::default();
     // Raw: the tar crate would read long names and PAX records into memory at whatever size they claim.
     for (count, entry) in archive.entries().map_err(damaged)?.raw(true).enumerate() {
-        if count >= MAX_ENTRIES * 2 || unpacking.made.len() > MAX_ENTRIES {
-            return Err(PackageError::TooLarge { limit: format!("{MAX_ENTRIES} entries") });
+        if count >= limits.entries * 2 || unpacking.made.len() > limits.entries {
+            return Err(PackageError::TooLarge { limit: format!("{} entries", limits.entries) });
         }
         let mut entry = entry.map_err(damaged)?;
         let kind = entry.header().entry_type();
@@ -149,7 +176,7 @@ fn unpack_from(reader: impl Read, into: &Path) -> Result<(), PackageError> {
         let path = names.path.unwrap_or_else(|| entry.header().path_bytes().into_owned());
         let link = names.link.or_else(|| entry.header().link_name_bytes().map(|l| l.into_owned()));
         let mode = entry.header().mode().map_err(damaged)?;
-        let checked = check_entry(&path, kind, mode, link.as_deref())?;
+        let checked = check(&path, kind, mode, link.as_deref())?;
         unpacking.make(checked, &mut entry)?;
     }
     Ok(())
@@ -210,6 +237,7 @@ struct Unpacking<'a> {
     /// What is there by now. A path is written to only when all its parents are folders made here.
     made: HashMap<String, Made>,
     bytes: u64,
+    limits: Limits,
 }
 
 impl Unpacking<'_> {
@@ -287,8 +315,8 @@ impl Unpacking<'_> {
                 Err(e) => return Err(damaged(e)),
             };
             self.bytes += n as u64;
-            if self.bytes > MAX_BYTES {
-                return Err(too_many_bytes());
+            if self.bytes > self.limits.bytes {
+                return Err(too_many_bytes(self.limits));
             }
             file.write_all(&buffer[..n]).map_err(|e| io_error("write", at, e))?;
         }

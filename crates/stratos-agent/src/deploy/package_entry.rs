@@ -40,12 +40,33 @@ pub struct CheckedEntry {
     pub kind: Kind,
 }
 
-/// The one constructor of [`CheckedEntry`]: `path` and `link` as the archive gives them, `kind` the entry's type flag,
-/// `mode` its permission bits.
+/// The one constructor of [`CheckedEntry`] for packages: `path` and `link` as the archive gives them, `kind` the entry's
+/// type flag, `mode` its permission bits.
 ///
 /// # Errors
 /// [`PackageError::Entry`], naming the entry and what to do.
 pub fn check_entry(
+    path: &[u8],
+    kind: EntryType,
+    mode: u32,
+    link: Option<&[u8]>,
+) -> Result<CheckedEntry, PackageError> {
+    let checked = check_built_entry(path, kind, mode, link)?;
+    if checked.path.split('/').next() == Some(".stratos") {
+        return Err(PackageError::Entry {
+            entry: checked.path.chars().take(200).collect(),
+            problem: "is in a folder that StratOS fills itself",
+            hint: "leave the folder `.stratos` out of the package",
+        });
+    }
+    Ok(checked)
+}
+
+/// The same for the code of an artifact, whose dependencies are where StratOS puts them.
+///
+/// # Errors
+/// [`PackageError::Entry`], naming the entry and what to do.
+pub fn check_built_entry(
     path: &[u8],
     kind: EntryType,
     mode: u32,
@@ -59,13 +80,6 @@ pub fn check_entry(
         Ok(clean) => clean,
         Err((problem, hint)) => return refuse(problem, hint),
     };
-    let top = clean.split('/').next().unwrap_or_default();
-    if top == ".stratos" {
-        return refuse(
-            "is in a folder that StratOS fills itself",
-            "leave the folder `.stratos` out of the package",
-        );
-    }
     let kind = match kind {
         EntryType::Directory => Kind::Dir,
         EntryType::Regular | EntryType::Continuous => Kind::File { executable: mode & 0o111 != 0 },

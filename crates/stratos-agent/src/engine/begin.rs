@@ -69,7 +69,7 @@ impl Start {
         release::wipe(self.plan.env);
         let instance = started?;
         let given = (!self.given_at_start).then_some(&*self.given);
-        let release = release::frame(None, given)
+        let release = release::frame(&[], given)
             .map_err(|source| StartError::Descriptor { what: "its release", source })?;
         Ok(Begun { instance, executed: Instant::now(), restored: false, not_restored, release })
     }

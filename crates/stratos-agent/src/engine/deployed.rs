@@ -44,6 +44,16 @@ pub(super) struct Deployed {
     env: Vec<CString>,
     /// Its instances are given secrets, or variables of the node.
     pub(super) is_given: bool,
+    /// What of the environment depends on the version's number, which another node counts differently.
+    numbered: Vec<CString>,
+}
+
+/// What a version consists of.
+pub(super) struct Parts {
+    pub(super) spec: FunctionSpec,
+    pub(super) layer: Arc<Layer>,
+    pub(super) function: Arc<Image>,
+    pub(super) function_digest: Digest,
 }
 
 /// The system call profile of each runtime.
@@ -94,9 +104,6 @@ impl Engine {
         let spec = FunctionSpec::parse(&found.spec_toml, &Inferred::default()).map_err(|error| {
             ApiError::new(ErrorCode::Internal, "the stored specification does not parse").caused_by(&error)
         })?;
-        let internal = |what: &str, error: &(dyn std::error::Error + 'static)| {
-            ApiError::new(ErrorCode::Internal, what.to_owned()).caused_by(error)
-        };
         let layer = self.0.layers.get(&found.layer_name).map_err(|error| {
             let what = format!("the function's runtime layer `{}` is not usable", found.layer_name);
             internal(&what, &error).hint(error.hint())
@@ -105,23 +112,8 @@ impl Engine {
         let function = self.0.sandbox.mount_image(&image);
         let function =
             function.map_err(|error| internal("the function's image cannot be mounted", &error))?;
-        let egress = (!spec.egress.is_empty())
-            .then(|| EgressPolicy::new(spec.egress.clone(), self.0.config.egress_denied.clone()))
-            .transpose()
-            .map_err(|error| internal("the function's egress rules cannot be used", &error))?;
-        let deployed = Arc::new(Deployed {
-            argv: argv(&spec),
-            env: env(&spec, key, wanted),
-            is_given: release::is_given(&self.0.config.environment, &spec),
-            seccomp: Arc::clone(&self.0.profiles.0[&spec.runtime]),
-            egress: egress.map(Arc::new),
-            key: key.clone(),
-            version: wanted,
-            spec: Arc::new(spec),
-            layer,
-            function,
-            function_digest: found.image,
-        });
+        let parts = Parts { spec, layer, function, function_digest: found.image };
+        let deployed = Arc::new(self.assemble(key, Some(wanted), parts)?);
         let mut current = write(&self.0.current);
         if wanted == record.current && self.0.changes.load(Ordering::Acquire) == seen {
             current.insert(key.clone(), Arc::clone(&deployed));
@@ -129,6 +121,64 @@ impl Engine {
         drop(current);
         Ok(deployed)
     }
+
+    /// Makes a version ready to be started; one without a number is being built for somewhere else.
+    pub(super) fn assemble(
+        &self,
+        key: &FunctionKey,
+        version: Option<Version>,
+        parts: Parts,
+    ) -> Result<Deployed, ApiError> {
+        let Parts { spec, layer, function, function_digest } = parts;
+        let egress = (!spec.egress.is_empty())
+            .then(|| EgressPolicy::new(spec.egress.clone(), self.0.config.egress_denied.clone()))
+            .transpose()
+            .map_err(|error| internal("the function's egress rules cannot be used", &error))?;
+        Ok(Deployed {
+            argv: argv(&spec),
+            env: env(&spec, key),
+            numbered: numbered(&spec, key, version),
+            is_given: release::is_given(&self.0.config.environment, &spec),
+            seccomp: Arc::clone(&self.0.profiles.0[&spec.runtime]),
+            egress: egress.map(Arc::new),
+            key: key.clone(),
+            version: version.unwrap_or_default(),
+            spec: Arc::new(spec),
+            layer,
+            function,
+            function_digest,
+        })
+    }
+}
+
+fn internal(what: &str, error: &(dyn std::error::Error + 'static)) -> ApiError {
+    ApiError::new(ErrorCode::Internal, what.to_owned()).caused_by(error)
+}
+
+/// What decides whether a checkpoint is of a version: its code, what it runs on, and how it is started. Not its number,
+/// nor anything of the node: the same function has the same subject everywhere.
+///
+/// `is_given`: whether its instances are given secrets, or variables of the node.
+pub(crate) fn subject(
+    spec: &FunctionSpec,
+    key: &FunctionKey,
+    layer: Digest,
+    function: Digest,
+    is_given: bool,
+) -> String {
+    let mut digest = Sha256::new();
+    for text in argv(spec).iter().chain(&env(spec, key)) {
+        digest.update(text.as_bytes_with_nul());
+    }
+    digest.update(spec.prime.join("\0"));
+    let start = digest.finalize();
+    let start: String = start.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    // A server that does not wait for its release may have one as long as there is nothing to give it.
+    let given = match park_point(spec) {
+        Ok(ParkPoint::Listening) if is_given => ", with variables to be given",
+        _ => "",
+    };
+    format!("{key} of {function} on {layer} by {start}{given}")
 }
 
 impl Deployed {
@@ -152,26 +202,23 @@ impl Deployed {
         plan
     }
 
-    /// What of a version decides whether a checkpoint is of it: its code, what it runs on, and how it is started.
+    /// What of a version decides whether a checkpoint is of it.
     pub(super) fn subject(&self) -> String {
-        let mut digest = Sha256::new();
-        for text in [&self.argv, &self.env].into_iter().flatten() {
-            digest.update(text.as_bytes_with_nul());
-        }
-        digest.update(self.spec.prime.join("\0"));
-        let start = digest.finalize();
-        let start: String = start.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
         let (layer, function) = (self.layer.manifest.image_digest, self.function_digest);
-        // A server that does not wait for its release may have one as long as there is nothing to give it.
-        let given = match park_point(&self.spec) {
-            Ok(ParkPoint::Listening) if self.is_given => ", with variables to be given",
-            _ => "",
-        };
-        format!("{}@{} of {function} on {layer} by {start}{given}", self.key, self.version)
+        subject(&self.spec, &self.key, layer, function, self.is_given)
+    }
+
+    /// The environment that an instance is given at its release, when it goes on from a checkpoint: its own part, in
+    /// place of what was there when the checkpoint was made. Each variable ends with a NUL byte.
+    pub(super) fn released(&self, id: InstanceId) -> Vec<u8> {
+        let stream = variable("AWS_LAMBDA_LOG_STREAM_NAME", &id.to_string());
+        let all = self.numbered.iter().chain([&stream]);
+        all.flat_map(|variable| variable.as_bytes_with_nul().iter().copied()).collect()
     }
 
     fn plan_with(&self, id: InstanceId, variable: CString) -> InstancePlan {
         let mut env = self.env.clone();
+        env.extend(self.numbered.iter().cloned());
         env.push(variable);
         InstancePlan {
             id: id.to_string(),
@@ -308,7 +355,21 @@ fn in_task(path: &str) -> String {
     format!("/var/task/{}", path.trim_start_matches("./"))
 }
 
-fn env(spec: &FunctionSpec, key: &FunctionKey, version: Version) -> Vec<CString> {
+/// The variables that hold the version's number. What is built for somewhere else has none yet: AWS Lambda's word for that.
+fn numbered(spec: &FunctionSpec, key: &FunctionKey, version: Option<Version>) -> Vec<CString> {
+    let (number, revision) = match version {
+        Some(version) => (version.to_string(), format!("{}-{version:05}", key.name)),
+        None => ("$LATEST".to_owned(), key.name.to_string()),
+    };
+    let mut all = vec![variable("AWS_LAMBDA_FUNCTION_VERSION", &number)];
+    if spec.entry.is_http() {
+        all.push(variable("K_REVISION", &revision));
+    }
+    all
+}
+
+/// The environment that is the same for every instance on every node.
+fn env(spec: &FunctionSpec, key: &FunctionKey) -> Vec<CString> {
     let (name, memory) = (key.name.as_str(), spec.memory.mib().to_string());
     let log_group = format!("/stratos/{key}");
     let mut pairs = vec![
@@ -319,7 +380,6 @@ fn env(spec: &FunctionSpec, key: &FunctionKey, version: Version) -> Vec<CString>
         ("LAMBDA_TASK_ROOT", "/var/task".to_owned()),
         ("LAMBDA_RUNTIME_DIR", "/opt/stratos".to_owned()),
         ("AWS_LAMBDA_FUNCTION_NAME", name.to_owned()),
-        ("AWS_LAMBDA_FUNCTION_VERSION", version.to_string()),
         ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", memory),
         ("AWS_LAMBDA_LOG_GROUP_NAME", log_group),
         ("AWS_EXECUTION_ENV", format!("StratOS_{}", spec.runtime)),
@@ -339,7 +399,6 @@ fn env(spec: &FunctionSpec, key: &FunctionKey, version: Version) -> Vec<CString>
             pairs.push(("PORT", HTTP_PORT.to_string()));
             pairs.push(("K_SERVICE", name.to_owned()));
             pairs.push(("K_CONFIGURATION", name.to_owned()));
-            pairs.push(("K_REVISION", format!("{name}-{version:05}")));
         }
     }
     if !matches!(spec.entry, Entry::Handler(_)) {
@@ -384,7 +443,8 @@ mod tests {
             let (name, value) = c.to_str().unwrap().split_once('=').unwrap();
             (name.to_owned(), value.to_owned())
         };
-        (argv(&spec).into_iter().map(text).collect(), env(&spec, &key, 3).into_iter().map(variable).collect())
+        let all = env(&spec, &key).into_iter().chain(numbered(&spec, &key, Some(3)));
+        (argv(&spec).into_iter().map(text).collect(), all.map(variable).collect())
     }
 
     /// Each way to enter a function has its own command and its own variables.
@@ -426,8 +486,32 @@ mod tests {
             let api = env.get("AWS_LAMBDA_RUNTIME_API").map(String::as_str);
             assert_eq!(api, handler.map(|_| RUNTIME_API), "{command}");
             assert_eq!(env.contains_key("PORT"), port, "{command}");
+            assert_eq!(env["AWS_LAMBDA_FUNCTION_VERSION"], "3");
+            assert_eq!(env.get("K_REVISION").map(String::as_str), port.then_some("f-00003"), "{command}");
             let reports = env.contains_key("STRATOS_STATUS_FD") || env.contains_key("NODE_OPTIONS");
             assert_eq!(reports, status, "{command}");
+        }
+    }
+
+    /// What another node counts or names differently is no part of it; what the code sees while it initialises is.
+    #[test]
+    fn a_subject_is_of_the_function_and_not_of_the_node() {
+        let of = |name: &str, toml: &str, image: &[u8]| {
+            let toml = format!("name = \"{name}\"\nruntime = \"node24\"\nhandler = \"i.h\"\n{toml}");
+            let spec = FunctionSpec::parse(&toml, &Inferred::default()).unwrap();
+            let key = FunctionKey::of_default_tenant(name.parse().unwrap());
+            subject(&spec, &key, Digest::of(b"layer"), Digest::of(image), false)
+        };
+        let plain = of("f", "", b"code");
+        assert_eq!(of("f", "max_instances = 3", b"code"), plain);
+        for other in [
+            of("g", "", b"code"),
+            of("f", "", b"other"),
+            of("f", "memory = \"256MB\"", b"code"),
+            of("f", "prime = [\"{}\"]", b"code"),
+            of("f", "[env]\nA = \"1\"", b"code"),
+        ] {
+            assert_ne!(other, plain);
         }
     }
 

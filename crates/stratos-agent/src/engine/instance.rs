@@ -142,7 +142,7 @@ impl Instance {
             ApiError::new(ErrorCode::Internal, "an instance cannot be started").caused_by(error)
         };
         // What a restored instance has from before is of the one that was dumped, which was given nothing.
-        let release = release::frame(Some(id), Some(&*given)).map_err(|e| internal(&e))?;
+        let release = release::frame(&deployed.released(id), Some(&*given)).map_err(|e| internal(&e))?;
         let begun = match origin {
             // It is only released: nothing that another thread would be needed for.
             Some(Origin::Held(held)) => Begun::restored(held.into_instance(), release),

@@ -6,6 +6,7 @@
 //! was delivered is never tried again.
 
 mod begin;
+mod build;
 mod checkpoint;
 mod checkpointable;
 mod deployed;
@@ -43,11 +44,17 @@ use stratos_types::{
     Version,
 };
 
+pub use self::build::Built;
+pub use self::checkpoint::TakenCheckpoint;
+pub(crate) use self::checkpoint::chain;
 use self::deployed::Deployed;
+pub(crate) use self::deployed::subject;
 pub use self::log::FunctionLog;
 use self::pool::Pool;
 use self::record::Records;
+pub(crate) use self::release::is_given;
 use crate::body::BoxBody;
+use crate::keys::TrustedKeys;
 use crate::layers::Layers;
 use crate::machine::Running;
 use crate::warm::{Source, Starts};
@@ -61,6 +68,8 @@ pub struct EngineConfig {
     pub checkpoint_dir: std::path::PathBuf,
     /// Whether there are any.
     pub checkpoints: bool,
+    /// Keys by which checkpoints from artifacts may be signed.
+    pub trusted_keys: TrustedKeys,
     /// Memory for templates in bytes.
     pub template_budget: u64,
     /// How long SnapStart hooks may take, before a checkpoint and after each restore.
@@ -250,9 +259,8 @@ impl Engine {
         std::fs::create_dir_all(&config.log_dir)
             .map_err(|source| EngineError::LogDir { path: config.log_dir.clone(), source })?;
         let folder = config.checkpoint_dir.clone();
-        let checkpoints =
-            checkpoint::Checkpoints::open(&folder, config.checkpoints, config.template_budget, &store)
-                .map_err(|source| EngineError::CheckpointDir { path: folder, source })?;
+        let checkpoints = checkpoint::Checkpoints::open(&config, &store)
+            .map_err(|source| EngineError::CheckpointDir { path: folder, source })?;
         let inner = Inner {
             starters: tokio::sync::Semaphore::new(config.parallel_starts),
             profiles: deployed::Profiles::load()?,
@@ -336,6 +344,11 @@ impl Engine {
             Ok(deployed) => drop(self.prepare(&deployed)),
             Err(error) => tracing::warn!(function = %key, %error, "no checkpoint is made"),
         }
+    }
+
+    /// Whether this node restores instances at all.
+    pub fn restores(&self) -> bool {
+        self.0.config.checkpoints
     }
 
     /// How the instances of a function's current version are started.

@@ -10,7 +10,7 @@ use std::time::SystemTime;
 
 use stratos_api::{ApiError, ErrorCode};
 use stratos_store::{SecretValue, StoreError};
-use stratos_types::{Entry, FunctionSpec, InstanceId, NodeEnvironment, Runtime};
+use stratos_types::{Entry, FunctionSpec, NodeEnvironment, Runtime};
 use zeroize::{Zeroize as _, Zeroizing};
 
 use super::deployed::Deployed;
@@ -21,7 +21,7 @@ const HEADER_BYTES: usize = 52;
 /// Most bytes of a frame: what a pipe holds, so that writing one never waits for a process to read it.
 const MAX_FRAME: usize = 64 << 10;
 /// What of a frame's environment is for variables of the instance itself.
-const OWN_BYTES: usize = 128;
+const OWN_BYTES: usize = 256;
 /// Most bytes of what an instance is given, as the frame has it.
 pub(super) const MAX_GIVEN: usize = MAX_FRAME - HEADER_BYTES - OWN_BYTES;
 
@@ -78,17 +78,16 @@ pub(super) fn is_given_at_start(spec: &FunctionSpec) -> bool {
     !bootstrap || spec.checkpoint == stratos_types::CheckpointMode::Off
 }
 
-/// The frame that releases a parked instance. `restored`: which instance it is, where its environment is that of another.
+/// The frame that releases a parked instance. `own`: its own variables, each ended by a NUL, where its environment is that
+/// of another; a fresh start got them from execve(2).
 ///
 /// # Errors
 /// When the system has no random numbers or no time.
-pub(super) fn frame(restored: Option<InstanceId>, given: Option<&Given>) -> io::Result<Zeroizing<Vec<u8>>> {
+pub(super) fn frame(own: &[u8], given: Option<&Given>) -> io::Result<Zeroizing<Vec<u8>>> {
     let mut seed = [0; 32];
     getrandom::fill(&mut seed).map_err(io::Error::other)?;
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_err(io::Error::other)?;
     let wall_ns = u64::try_from(now.as_nanos()).map_err(io::Error::other)?;
-    // A fresh start got its own variables from execve(2).
-    let own = restored.map(|id| format!("AWS_LAMBDA_LOG_STREAM_NAME={id}\0")).unwrap_or_default();
     debug_assert!(own.len() <= OWN_BYTES);
     let given = given.map(|given| given.0.as_slice()).unwrap_or_default();
     let bytes = u32::try_from(own.len() + given.len()).map_err(io::Error::other)?;
@@ -98,7 +97,7 @@ pub(super) fn frame(restored: Option<InstanceId>, given: Option<&Given>) -> io::
     frame.extend_from_slice(&wall_ns.to_le_bytes());
     frame.extend_from_slice(&seed);
     frame.extend_from_slice(&bytes.to_le_bytes());
-    frame.extend_from_slice(own.as_bytes());
+    frame.extend_from_slice(own);
     frame.extend_from_slice(given);
     Ok(frame)
 }
@@ -141,7 +140,7 @@ fn unreadable(name: &str, error: &StoreError) -> ApiError {
 }
 
 /// Whether a function is given anything.
-pub(super) fn is_given(node: &NodeEnvironment, spec: &FunctionSpec) -> bool {
+pub(crate) fn is_given(node: &NodeEnvironment, spec: &FunctionSpec) -> bool {
     !spec.secrets.is_empty() || !pairs(node, spec, &[]).is_empty()
 }
 
@@ -170,25 +169,21 @@ mod tests {
     #[test]
     fn a_frame_is_as_its_format_says() {
         let given = Given::new(&[("A", "b=c"), ("EMPTY", "")]).unwrap();
-        let id = InstanceId::random();
-        for (restored, own) in
-            [(None, String::new()), (Some(id), format!("AWS_LAMBDA_LOG_STREAM_NAME={id}\0"))]
-        {
-            let frame = frame(restored, Some(&given)).unwrap();
+        for own in ["", "AWS_LAMBDA_LOG_STREAM_NAME=0123456789ab\0"] {
+            let frame = frame(own.as_bytes(), Some(&given)).unwrap();
             let environment = format!("{own}A=b=c\0EMPTY=\0");
             assert_eq!((&frame[..4], &frame[4..8]), (&b"SREL"[..], &1u32.to_le_bytes()[..]));
             assert_eq!(frame[48..52], (environment.len() as u32).to_le_bytes());
             assert_eq!(&frame[52..], environment.as_bytes());
-            assert!(own.len() <= OWN_BYTES);
         }
-        assert_eq!(frame(None, None).unwrap().len(), HEADER_BYTES);
+        assert_eq!(frame(b"", None).unwrap().len(), HEADER_BYTES);
     }
 
     #[test]
     fn no_more_is_given_than_a_pipe_holds() {
         let most = "x".repeat(MAX_GIVEN - 3);
         let given = Given::new(&[("A", &most)]).unwrap();
-        assert!(frame(Some(InstanceId::random()), Some(&given)).unwrap().len() <= MAX_FRAME);
+        assert!(frame(&[b'x'; OWN_BYTES], Some(&given)).unwrap().len() <= MAX_FRAME);
         assert_eq!(Given::new(&[("A", &most), ("B", "")]).err(), Some(MAX_GIVEN + 3));
     }
 

@@ -6,9 +6,10 @@ use axum::Json;
 use axum::extract::{Request, State};
 use http::StatusCode;
 use stratos_api::{
-    Dependency, ErrorCode, FunctionDetail, FunctionSummary, LayerInfo, RollbackRequest, VersionInfo,
+    ArtifactInfo, Dependency, ErrorCode, FunctionDetail, FunctionSummary, LayerInfo, RollbackRequest,
+    VersionInfo,
 };
-use stratos_store::{FunctionRecord, VersionRecord};
+use stratos_store::{ArtifactCheckpoint, FromArtifact, FunctionRecord, VersionRecord};
 use stratos_types::spec::Inferred;
 use stratos_types::{FunctionKey, FunctionSpec};
 
@@ -173,5 +174,15 @@ pub(super) fn version_info(api: &Api, record: &VersionRecord, current: bool) -> 
         },
         dependencies: record.dependencies.iter().map(dependency).collect(),
         notes: spec.map(|spec| api.engine.notes(&api.tenant, &spec)).unwrap_or_default(),
+        artifact: record.artifact.as_ref().map(artifact_info),
     }
+}
+
+fn artifact_info(from: &FromArtifact) -> ArtifactInfo {
+    let (checkpoint, reason, hint) = match from.checkpoint.clone() {
+        ArtifactCheckpoint::Taken => ("taken", None, None),
+        ArtifactCheckpoint::Dropped { reason, hint } => ("dropped", Some(reason), hint),
+        ArtifactCheckpoint::None { reason } => ("none", reason, None),
+    };
+    ArtifactInfo { signed_by: from.signed_by.clone(), checkpoint: checkpoint.to_owned(), reason, hint }
 }

@@ -19,6 +19,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_body_util::BodyExt as _;
 use serde::Deserialize;
 use stratos_api::{ApiError, DeployEvent, ErrorCode, VersionInfo};
+use stratos_artifact::{MOST_BYTES, is_artifact};
 use stratos_types::{FunctionKey, FunctionName};
 use tempfile::NamedTempFile;
 use tokio::io::AsyncWriteExt as _;
@@ -28,12 +29,13 @@ use tokio::task::JoinHandle;
 use super::Api;
 use super::control::version_info;
 use super::errors::{Failure, Result};
-use super::extract::{Function, Params};
+use super::extract::{self, Function, Params};
 use crate::body;
+use crate::deploy::Deployment;
 use crate::engine::failure;
 
 /// Largest package in bytes, compressed as it comes.
-const MAX_PACKAGE: u64 = 100 << 20;
+pub(super) const MAX_PACKAGE: u64 = 100 << 20;
 /// Longest pause between two pieces of an upload.
 const PIECE_TIME: Duration = Duration::from_secs(30);
 /// Events a slow client may fall behind before it misses lines of output. A deploy never waits for its audience.
@@ -61,7 +63,7 @@ pub(super) fn prepare_spool(spool: &Path) -> io::Result<()> {
     params(("stream" = Option<bool>, Query, description = "Answer with the deploy's events as they happen (also by \
         `Accept: application/x-ndjson`); the last one is `done` or `failed`")),
     request_body(content = Vec<u8>, content_type = "application/x-tar",
-                 description = "The function's folder as a tar archive, plain, gzip or zstd, at most 100 MiB"),
+                 description = "The function's folder as a tar archive, plain, gzip or zstd, at most 100 MiB; or an artifact"),
     responses((status = 201, description = "The new version is current", body = VersionInfo),
               (status = 200, description = "With `stream`: one JSON object a line", body = DeployEvent,
                content_type = "application/x-ndjson"),
@@ -81,7 +83,7 @@ pub(super) async fn deploy(
            ("stream" = Option<bool>, Query, description = "Answer with the deploy's events as they happen (also by \
         `Accept: application/x-ndjson`); the last one is `done` or `failed`")),
     request_body(content = Vec<u8>, content_type = "application/x-tar",
-                 description = "The function's folder as a tar archive, plain, gzip or zstd, at most 100 MiB"),
+                 description = "The function's folder as a tar archive, plain, gzip or zstd, at most 100 MiB; or an artifact"),
     responses((status = 201, description = "The new version is current", body = VersionInfo),
               (status = 200, description = "With `stream`: one JSON object a line", body = DeployEvent,
                content_type = "application/x-ndjson"),
@@ -103,7 +105,7 @@ async fn receive(
     request: Request,
 ) -> Result<Response> {
     let streamed = params.stream || accepts_ndjson(request.headers());
-    let archive = spool(&api.spool, request.into_body()).await?;
+    let archive = spool(&api.spool, request.into_body(), MOST_BYTES).await?;
     let (sender, mut events) = mpsc::channel(EVENT_BACKLOG);
     // A task of its own: it goes on when the client has gone.
     let deploy = tokio::spawn(run(api, name, archive, sender));
@@ -122,7 +124,7 @@ async fn receive(
     }
 }
 
-fn accepts_ndjson(headers: &HeaderMap) -> bool {
+pub(super) fn accepts_ndjson(headers: &HeaderMap) -> bool {
     let accepts = |value: &HeaderValue| value.to_str().is_ok_and(|v| v.contains("application/x-ndjson"));
     headers.get_all(header::ACCEPT).iter().any(accepts)
 }
@@ -147,7 +149,7 @@ async fn run(
         };
         deployer.deploy(&tenant, name.as_ref(), archive.path(), &mut progress)
     };
-    let (spec, record) = match tokio::task::spawn_blocking(deploy).await {
+    let Deployment { spec, record, checkpoint } = match tokio::task::spawn_blocking(deploy).await {
         Ok(result) => result.map_err(ApiError::from)?,
         Err(error) => {
             return Err(ApiError::new(ErrorCode::Internal, "the deploy failed in the node")
@@ -157,7 +159,20 @@ async fn run(
     };
     let key = FunctionKey { tenant: api.tenant.clone(), name: spec.name.clone() };
     api.engine.function_changed(&key);
+    let is_taken = checkpoint.is_some();
+    if let Some(taken) = checkpoint {
+        // Now that nobody looks for the checkpoint of the version before.
+        let (engine, key, version) = (api.engine.clone(), key.clone(), record.version);
+        extract::run_blocking(move || {
+            engine.keep_checkpoint(&key, version, taken);
+            Ok::<_, Failure>(())
+        })
+        .await?;
+    }
     api.engine.prepare_checkpoint(&key).await;
+    if is_taken {
+        api.engine.checkpoint_read(&key).await;
+    }
     let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     Ok((spec.name, version_info(&api, &record, true), took_ms))
 }
@@ -198,26 +213,26 @@ pub(super) fn line(value: &impl serde::Serialize) -> Vec<u8> {
 }
 
 /// Writes an upload to a file, which is gone when the result is dropped. What is left of a refused one is read, for
-/// most clients look for an answer only when they have sent everything.
-async fn spool(dir: &Path, mut body: Body) -> Result<NamedTempFile> {
-    let spooled = write_all(dir, &mut body).await;
+/// most clients look for an answer only when they have sent everything. `most` bytes may be in an artifact.
+pub(super) async fn spool(dir: &Path, mut body: Body, most: u64) -> Result<NamedTempFile> {
+    let spooled = write_all(dir, &mut body, most).await;
     if spooled.is_err() {
         body::discard(body);
     }
     spooled
 }
 
-async fn write_all(dir: &Path, body: &mut Body) -> Result<NamedTempFile> {
-    let too_large = || {
-        Failure::new(ErrorCode::PayloadTooLarge, format!("the package is over {} MiB", MAX_PACKAGE >> 20))
+async fn write_all(dir: &Path, body: &mut Body, most: u64) -> Result<NamedTempFile> {
+    let too_large = |limit: u64| {
+        Failure::new(ErrorCode::PayloadTooLarge, format!("the package is over {} MiB", limit >> 20))
             .hint("leave out what the function does not need: a .stratosignore file names it")
     };
-    if http_body::Body::size_hint(body).lower() > MAX_PACKAGE {
-        return Err(too_large());
-    }
+    let announced = http_body::Body::size_hint(body).lower();
     let archive = NamedTempFile::new_in(dir).map_err(|e| disk(&e))?;
     let mut file = tokio::fs::File::from_std(archive.reopen().map_err(|e| disk(&e))?);
-    let mut size = 0;
+    let (mut size, mut limit) = (0, None);
+    // What is larger than a package may be must begin as an artifact does.
+    let mut head = Vec::new();
     loop {
         let piece = tokio::time::timeout(PIECE_TIME, body.frame()).await;
         let slow = |_| Failure::new(ErrorCode::RequestTimeout, "the upload stalled");
@@ -225,8 +240,14 @@ async fn write_all(dir: &Path, body: &mut Body) -> Result<NamedTempFile> {
         let piece = piece.map_err(|_| Failure::new(ErrorCode::BadRequest, "the upload broke off"))?;
         let Ok(bytes) = piece.into_data() else { continue };
         size += bytes.len() as u64;
-        if size > MAX_PACKAGE {
-            return Err(too_large());
+        head.extend(bytes.iter().take(8 - head.len()));
+        if limit.is_none() && head.len() == 8 {
+            limit = Some(if is_artifact(&head) { most } else { MAX_PACKAGE });
+        }
+        if let Some(limit) = limit
+            && size.max(announced) > limit
+        {
+            return Err(too_large(limit));
         }
         file.write_all(&bytes).await.map_err(|e| disk(&e))?;
     }
@@ -251,19 +272,24 @@ mod tests {
         std::fs::write(dir.path().join("left-over"), "x").unwrap();
         prepare_spool(dir.path()).unwrap();
         let pieces = stream::iter(["ab", "", "cd"].map(|p| Ok::<_, io::Error>(Bytes::from(p))));
-        let archive = spool(dir.path(), Body::from_stream(pieces)).await.unwrap();
+        let archive = spool(dir.path(), Body::from_stream(pieces), 0).await.unwrap();
         assert_eq!(std::fs::read(archive.path()).unwrap(), b"abcd");
         drop(archive);
         let broken = stream::iter([Ok(Bytes::from("ab")), Err(io::Error::other("gone"))]);
-        let error = spool(dir.path(), Body::from_stream(broken)).await.unwrap_err().into_inner();
+        let error = spool(dir.path(), Body::from_stream(broken), 0).await.unwrap_err().into_inner();
         assert_eq!(error.code, ErrorCode::BadRequest);
         let piece = Bytes::from(vec![0; 1 << 20]);
         let endless = stream::repeat_with(move || Ok::<_, io::Error>(piece.clone()));
-        let error = spool(dir.path(), Body::from_stream(endless)).await.unwrap_err().into_inner();
+        let error = spool(dir.path(), Body::from_stream(endless), 0).await.unwrap_err().into_inner();
         assert_eq!(
             (error.code, error.message.as_str()),
             (ErrorCode::PayloadTooLarge, "the package is over 100 MiB")
         );
+        // What begins as an artifact may be larger, but not of any size either.
+        let piece = Bytes::from([&b"STRATART"[..], &[0; 1 << 20]].concat());
+        let endless = stream::repeat_with(move || Ok::<_, io::Error>(piece.clone()));
+        let error = spool(dir.path(), Body::from_stream(endless), 120 << 20).await.unwrap_err().into_inner();
+        assert_eq!(error.message, "the package is over 120 MiB");
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "nothing is left behind");
     }
 }

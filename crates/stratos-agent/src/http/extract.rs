@@ -64,6 +64,17 @@ impl FromRequestParts<Arc<Api>> for Secret {
     }
 }
 
+/// What `{id}` in the path says.
+pub(super) struct Id(pub(super) String);
+
+impl FromRequestParts<Arc<Api>> for Id {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Arc<Api>) -> Result<Self> {
+        Ok(Self(path_parameter(parts, "id").await?))
+    }
+}
+
 async fn path_parameter(parts: &mut Parts, wanted: &str) -> Result<String> {
     let parameters = RawPathParams::from_request_parts(parts, &()).await;
     let parameters = parameters.map_err(|e| Failure::new(ErrorCode::BadRequest, e.to_string()))?;
@@ -103,6 +114,12 @@ impl FromRequestParts<Arc<Api>> for Origin {
     }
 }
 
+/// Reads a small body of text.
+pub(super) async fn text(body: Body) -> Result<String> {
+    let bytes = body::read(body, MAX_CONTROL_BODY, CONTROL_BODY_TIME).await?;
+    String::from_utf8(bytes.into()).map_err(|_| Failure::new(ErrorCode::BadRequest, "the body is not UTF-8"))
+}
+
 /// Reads a small JSON body; an empty one is the default.
 pub(super) async fn json<T: DeserializeOwned + Default>(body: Body) -> Result<T> {
     let bytes = body::read(body, MAX_CONTROL_BODY, CONTROL_BODY_TIME).await?;
@@ -116,8 +133,15 @@ pub(super) async fn json<T: DeserializeOwned + Default>(body: Body) -> Result<T>
 pub(super) async fn blocking<T: Send + 'static>(
     call: impl FnOnce() -> std::result::Result<T, StoreError> + Send + 'static,
 ) -> Result<T> {
+    run_blocking(call).await
+}
+
+/// The same of any other call.
+pub(super) async fn run_blocking<T: Send + 'static, E: Into<Failure> + Send + 'static>(
+    call: impl FnOnce() -> std::result::Result<T, E> + Send + 'static,
+) -> Result<T> {
     match tokio::task::spawn_blocking(call).await {
-        Ok(result) => Ok(result?),
+        Ok(result) => result.map_err(Into::into),
         Err(error) => Err(stratos_api::ApiError::new(ErrorCode::Internal, "the node failed at this request")
             .caused_by(&error)
             .into()),

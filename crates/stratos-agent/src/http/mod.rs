@@ -9,6 +9,7 @@ pub mod auth;
 mod aws;
 mod aws_error;
 pub mod aws_name;
+mod build;
 mod control;
 mod deploy;
 mod errors;
@@ -16,6 +17,7 @@ mod extract;
 mod function_url;
 mod headers;
 mod invoke;
+mod keys;
 mod listeners;
 mod logs;
 mod node;
@@ -43,6 +45,7 @@ pub use self::self_signed::SelfSignedError;
 pub use self::token::{Token, TokenError};
 use crate::deploy::Deployer;
 use crate::engine::Engine;
+use crate::keys::TrustedKeys;
 use crate::machine::Machine;
 
 /// Deploys that work at the same time; a dependency build alone can fill a small machine.
@@ -54,6 +57,8 @@ pub struct Services {
     pub engine: Engine,
     /// Makes versions.
     pub deployer: Arc<Deployer>,
+    /// Whose artifacts are believed.
+    pub keys: TrustedKeys,
     /// Tells of the machine.
     pub machine: Arc<Machine>,
     /// Folder for uploads on their way in. It belongs to the API alone: it is emptied at start.
@@ -64,6 +69,8 @@ pub struct Services {
 pub(crate) struct Api {
     engine: Engine,
     deployer: Arc<Deployer>,
+    keys: TrustedKeys,
+    builds: Arc<build::Builds>,
     machine: Arc<Machine>,
     spool: PathBuf,
     tenant: TenantId,
@@ -83,11 +90,13 @@ pub async fn serve(
     stop: watch::Receiver<bool>,
     grace: Duration,
 ) -> std::io::Result<usize> {
-    let Services { engine, deployer, machine, spool } = services;
+    let Services { engine, deployer, keys, machine, spool } = services;
     deploy::prepare_spool(&spool)?;
     let api = Arc::new(Api {
         engine,
         deployer,
+        keys,
+        builds: Arc::default(),
         machine,
         spool,
         tenant: TenantId::default(),

@@ -6,7 +6,7 @@ use stratos_api::DeployEvent;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
-use super::{aws, control, deploy, function_url, invoke, logs, node, observe, secrets};
+use super::{aws, build, control, deploy, function_url, invoke, keys, logs, node, observe, secrets};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -41,10 +41,16 @@ use super::{aws, control, deploy, function_url, invoke, logs, node, observe, sec
         node::logs,
         node::reboot,
         node::power_off,
+        build::build,
+        build::fetch,
+        build::remove,
+        keys::list,
+        keys::enroll,
+        keys::remove,
         aws::invoke,
         function_url::call,
     ),
-    components(schemas(DeployEvent, stratos_api::Liveness)),
+    components(schemas(DeployEvent, stratos_api::BuildEvent, stratos_api::Liveness)),
     modifiers(&Token),
     security(("token" = []))
 )]

@@ -7,7 +7,10 @@ use axum::routing::{MethodRouter, any, delete, get, post, put};
 use http::Method;
 use stratos_api::path;
 
-use super::{Api, aws, control, deploy, errors, function_url, invoke, logs, node, observe, openapi, secrets};
+use super::{
+    Api, aws, build, control, deploy, errors, function_url, invoke, keys, logs, node, observe, openapi,
+    secrets,
+};
 
 /// One entry: method (`None`: any), path, handler.
 pub(super) struct Route {
@@ -53,6 +56,12 @@ pub(super) fn table() -> Vec<Route> {
         Route { method: GET,    path: path::NODE_LOGS,    handler: get(node::logs) },
         Route { method: POST,   path: path::NODE_REBOOT,  handler: post(node::reboot) },
         Route { method: POST,   path: path::NODE_POWEROFF, handler: post(node::power_off) },
+        Route { method: POST,   path: path::BUILDS,       handler: post(build::build) },
+        Route { method: GET,    path: path::BUILD,        handler: get(build::fetch) },
+        Route { method: DELETE, path: path::BUILD,        handler: delete(build::remove) },
+        Route { method: GET,    path: path::KEYS,         handler: get(keys::list) },
+        Route { method: POST,   path: path::KEYS,         handler: post(keys::enroll) },
+        Route { method: DELETE, path: path::KEY,          handler: delete(keys::remove) },
         Route { method: POST,   path: path::AWS_INVOKE,   handler: post(aws::invoke) },
         Route { method: None,   path: path::FUNCTION_URL, handler: any(function_url::call) },
     ];

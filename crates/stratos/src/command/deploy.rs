@@ -3,15 +3,17 @@
 use std::path::Path;
 use std::time::Instant;
 
+use bytes::Bytes;
 use http::Method;
 use stratos_api::client::{Call, Endpoint};
-use stratos_api::{DeployEvent, VersionInfo, path};
+use stratos_api::{ArtifactInfo, DeployEvent, FileBody, VersionInfo, path};
 use stratos_types::{FunctionName, spec};
 
 use crate::args::DeployArgs;
+use crate::command::build::is_built;
 use crate::exit::Exit;
 use crate::failure::{Failure, Result};
-use crate::node::{Node, path_of};
+use crate::node::{Lines, Node, path_of};
 use crate::output::{Output, note, size};
 use crate::pack::{Package, pack};
 use crate::progress::Progress;
@@ -19,11 +21,15 @@ use crate::progress::Progress;
 /// Runs the command.
 pub(crate) async fn run(args: &DeployArgs, node: &Node, output: Output) -> Result<()> {
     let started = Instant::now();
-    check_folder(&args.dir)?;
     let progress = Progress::new(output.json);
-    progress.step(&format!("packing {}", args.dir.display()));
-    let package = pack(&args.dir)?;
-    let (name, version) = send(&args.dir, package, node, output, &progress).await?;
+    let (name, version) = if is_built(&args.dir) {
+        send_artifact(&args.dir, node, output, &progress).await?
+    } else {
+        check_folder(&args.dir)?;
+        progress.step(&format!("packing {}", args.dir.display()));
+        let package = pack(&args.dir)?;
+        send(&args.dir, package, node, output, &progress).await?
+    };
     drop(progress);
     if output.json {
         return Ok(());
@@ -34,13 +40,38 @@ pub(crate) async fn run(args: &DeployArgs, node: &Node, output: Output) -> Resul
         version.version,
         size(version.size)
     ))?;
+    if let Some(artifact) = &version.artifact {
+        output.line(&format!("checkpoint  {}", checkpoint_of(artifact)))?;
+    }
     output.line(&format!("url   {}", function_url(node.endpoint(), &name)))?;
     version.notes.iter().for_each(|text| note(&format!("note: {text}")));
+    if let Some(hint) = version.artifact.as_ref().and_then(|artifact| artifact.hint.as_ref()) {
+        note(&format!("hint: {hint}"));
+    }
     // A server is called by its URL.
     if version.kind == "http" {
         Ok(())
     } else {
         output.line(&format!("next  stratos invoke {name} -d '{{}}'"))
+    }
+}
+
+/// What became of an artifact's checkpoint, in words.
+fn checkpoint_of(artifact: &ArtifactInfo) -> String {
+    let reason = artifact.reason.as_deref().unwrap_or("the artifact does not say why");
+    match (artifact.checkpoint.as_str(), &artifact.signed_by) {
+        ("taken", Some(key)) => format!("taken from the artifact (signed by {key})"),
+        ("dropped", _) => format!("dropped: {reason}; the node makes its own"),
+        ("none", _) => format!("none in the artifact: {reason}"),
+        (other, _) => other.to_owned(),
+    }
+}
+
+/// Tells what was left out of a package.
+pub(crate) fn skipped(package: &Package, progress: &Progress) {
+    for path in &package.skipped {
+        progress
+            .line(&format!("note: {path} is neither a file, a folder nor a symbolic link, and is left out"));
     }
 }
 
@@ -52,10 +83,7 @@ pub(crate) async fn send(
     output: Output,
     progress: &Progress,
 ) -> Result<(String, VersionInfo)> {
-    for path in &package.skipped {
-        progress
-            .line(&format!("note: {path} is neither a file, a folder nor a symbolic link, and is left out"));
-    }
+    skipped(&package, progress);
     let sizes = (size(package.unpacked), size(package.bytes.len() as u64));
     progress.step(&format!("sending {} files, {} ({} compressed)", package.files, sizes.0, sizes.1));
     let path = match name_beside_spec(dir) {
@@ -65,7 +93,31 @@ pub(crate) async fn send(
     let call = Call::new(Method::POST, path, package.bytes)
         .header("content-type", "application/zstd")
         .header("accept", "application/x-ndjson");
-    let mut events = node.stream(call).await?;
+    follow(node.stream(call).await?, output, progress).await
+}
+
+/// The same of an artifact.
+async fn send_artifact(
+    file: &Path,
+    node: &Node,
+    output: Output,
+    progress: &Progress,
+) -> Result<(String, VersionInfo)> {
+    let failed = |e: std::io::Error| Failure::new(format!("cannot read {}", file.display())).because(&e);
+    let open = std::fs::File::open(file).map_err(failed)?;
+    let bytes = open.metadata().map_err(failed)?.len();
+    progress.step(&format!("sending {}, {}", file.display(), size(bytes)));
+    let call = Call::new(Method::POST, path::DEPLOY, Bytes::new())
+        .header("content-type", "application/vnd.stratos.artifact")
+        .header("accept", "application/x-ndjson");
+    let events = node.stream_file(call, FileBody::new(open).map_err(failed)?).await?;
+    let deployed = follow(events, output, progress).await;
+    // The node knows no name of the file.
+    deployed
+        .map_err(|failure| Failure { message: format!("{}: {}", file.display(), failure.message), ..failure })
+}
+
+async fn follow(mut events: Lines, output: Output, progress: &Progress) -> Result<(String, VersionInfo)> {
     while let Some(event) = events.next::<DeployEvent>().await? {
         if output.json {
             output.item(&event)?;
@@ -100,7 +152,7 @@ pub(crate) fn check_folder(dir: &Path) -> Result<()> {
 }
 
 /// The name to deploy under when the folder's files do not tell it: the folder's own. The node sees the files only.
-fn name_beside_spec(dir: &Path) -> Option<FunctionName> {
+pub(crate) fn name_beside_spec(dir: &Path) -> Option<FunctionName> {
     // A file that cannot be read or parsed is the node's to complain about: it names the line and the key.
     let toml = |text: String| text.parse::<toml::Table>().map(|t| t.contains_key("name")).unwrap_or(true);
     let json = |text: String| {

@@ -6,7 +6,8 @@ use bytes::Bytes;
 use http::Method;
 use stratos_api::client::Call;
 use stratos_api::{
-    CheckpointInfo, FunctionDetail, FunctionSummary, InvocationRecord, RollbackRequest, VersionInfo, path,
+    ArtifactInfo, CheckpointInfo, FunctionDetail, FunctionSummary, InvocationRecord, RollbackRequest,
+    VersionInfo, path,
 };
 use stratos_types::FunctionName;
 
@@ -58,6 +59,9 @@ pub(crate) async fn show(name: &FunctionName, node: &Node, output: Output) -> Re
     );
     field("invocations", &counts);
     field("checkpoint", &checkpoint(&detail.checkpoint));
+    if let Some(artifact) = &current.artifact {
+        field("artifact", &from_artifact(artifact));
+    }
     current.notes.iter().for_each(|note| field("note", note));
     text.push_str("\nSPECIFICATION\n");
     text.extend(current.spec.trim_end().lines().map(|line| format!("  {line}").trim_end().to_owned() + "\n"));
@@ -85,11 +89,26 @@ pub(crate) async fn show(name: &FunctionName, node: &Node, output: Output) -> Re
     output.bytes(text.as_bytes())
 }
 
+/// What was done with the artifact at the deploy.
+fn from_artifact(artifact: &ArtifactInfo) -> String {
+    let signed = artifact.signed_by.as_ref().map(|key| format!("signed by {key}; ")).unwrap_or_default();
+    let reason = artifact.reason.as_deref().unwrap_or("it does not say why");
+    match artifact.checkpoint.as_str() {
+        "taken" => format!("{signed}its checkpoint was taken"),
+        "dropped" => format!("{signed}its checkpoint was dropped: {reason}"),
+        "none" => format!("{signed}it has no checkpoint: {reason}"),
+        other => format!("{signed}{other}"),
+    }
+}
+
 /// How instances are started, and why not otherwise.
 fn checkpoint(info: &CheckpointInfo) -> String {
     let mut text = info.state.clone();
     if let Some(bytes) = info.bytes {
         text += &format!(", {}{}", size(bytes), if info.in_memory { ", in memory" } else { "" });
+    }
+    if let Some(key) = &info.signed_by {
+        text += &format!(", from the artifact (signed by {key})");
     }
     match &info.reason {
         Some(reason) => text + ": " + reason,

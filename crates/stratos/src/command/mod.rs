@@ -1,5 +1,6 @@
 //! One module per command, or per group of commands that share their answer.
 
+mod build;
 mod dead_letters;
 mod deploy;
 mod dev;
@@ -8,6 +9,7 @@ mod health;
 mod image;
 mod invoke;
 mod kernel;
+mod key;
 mod keyboard;
 mod layer;
 mod logs;
@@ -25,7 +27,7 @@ mod watch;
 
 use clap::CommandFactory;
 
-use crate::args::{Cli, Command, ImageCommand, LayerCommand, NodeCommand};
+use crate::args::{Cli, Command, ImageCommand, KeyCommand, LayerCommand, NodeCommand};
 use crate::failure::Result;
 use crate::node::Node;
 use crate::output::Output;
@@ -37,6 +39,12 @@ pub(crate) async fn run(cli: Cli) -> Result<()> {
     match cli.command {
         Command::New(args) => new::run(&args, output),
         Command::Deploy(args) => deploy::run(&args, &node()?, output).await,
+        Command::Build(args) => build::run(&args, &node()?, output).await,
+        Command::Key(KeyCommand::Generate(args)) => key::generate(&args, output),
+        Command::Key(KeyCommand::Show(args)) => key::show(&args, output),
+        Command::Key(KeyCommand::Enroll(args)) => key::enroll(&args, &node()?, output).await,
+        Command::Key(KeyCommand::List) => key::list(&node()?, output).await,
+        Command::Key(KeyCommand::Remove(args)) => key::remove(&args, &node()?, output).await,
         Command::Invoke(args) => invoke::run(args, &node()?, output).await,
         Command::Ls => functions::list(&node()?, output).await,
         Command::Show(args) => functions::show(&args.name, &node()?, output).await,

@@ -1,5 +1,6 @@
 //! Images of checkpoints on disk, one a function: how they are made, found again and removed.
 
+use std::fmt;
 use std::fs;
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -8,6 +9,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use stratos_artifact::KeyId;
 use stratos_checkpoint::dump::DumpError;
 use stratos_checkpoint::image::Image;
 use stratos_checkpoint::machine::Machine;
@@ -15,11 +17,13 @@ use stratos_store::Store;
 use stratos_types::{FunctionKey, Version};
 
 use super::templates::Reserved;
-use super::{Checkpoints, chain};
-use crate::engine::Engine;
+use super::{Checkpoints, OFF, chain};
+use crate::engine::checkpointable::park_point;
 use crate::engine::deployed::Deployed;
 use crate::engine::invoke::platform_line;
+use crate::engine::log::FunctionLog;
 use crate::engine::parked::{NotMade, Parked};
+use crate::engine::{Engine, EngineConfig};
 
 /// How long the memory for making a checkpoint is waited for, and how often it is looked for.
 const MEMORY_WAIT: (Duration, Duration) = (Duration::from_secs(60), Duration::from_millis(500));
@@ -28,14 +32,15 @@ const PARK_WAIT: Duration = Duration::from_secs(2);
 
 impl Checkpoints {
     /// Opens the folder of checkpoints, and removes those that nobody will use.
-    pub(in crate::engine) fn open(folder: &Path, on: bool, budget: u64, store: &Store) -> io::Result<Self> {
+    pub(in crate::engine) fn open(config: &EngineConfig, store: &Store) -> io::Result<Self> {
         // What is in it was in processes' memory: it is for root alone.
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&config.checkpoint_dir)?;
         let checkpoints = Self {
-            folder: folder.to_owned(),
+            folder: config.checkpoint_dir.clone(),
             machine: Machine::current()?,
-            on,
-            budget,
+            on: config.checkpoints,
+            budget: config.template_budget,
+            trusted: config.trusted_keys.clone(),
             versions: Mutex::default(),
             making: tokio::sync::Semaphore::new(1),
         };
@@ -43,63 +48,81 @@ impl Checkpoints {
         Ok(checkpoints)
     }
 
-    /// Removes what is left of functions and versions that are not current any more, and of checkpoints that were being
-    /// made when the agent ended.
+    /// Removes what is left of functions and versions that are not current any more, of checkpoints that were being made
+    /// when the agent ended, and those that came with artifacts whose key is not trusted any more.
     fn sweep(&self, store: &Store) -> io::Result<()> {
         for entry in fs::read_dir(&self.folder)? {
             let path = entry?.path();
-            let current = path.file_name().and_then(|name| name.to_str()).and_then(parse_name).is_some_and(
-                |(key, version)| match store.function(&key) {
-                    Ok(record) => record.is_some_and(|record| record.current == version),
+            let name = path.file_name().and_then(|name| name.to_str()).and_then(OnDisk::parse);
+            let wanted = name.is_some_and(|image| {
+                let current = match store.function(&image.key) {
+                    Ok(record) => record.is_some_and(|record| record.current == image.version),
                     // Nothing is known; a checkpoint is only used after it was compared.
                     Err(_) => true,
-                },
-            );
-            if !current {
+                };
+                current && image.signed_by.is_none_or(|key| self.trusted.find(key).is_some())
+            });
+            if !wanted {
                 remove(&path);
             }
         }
         Ok(())
     }
 
-    /// The versions that have an image.
-    pub(super) fn on_disk(&self) -> Vec<(FunctionKey, Version)> {
+    /// The images that there are.
+    pub(super) fn on_disk(&self) -> Vec<OnDisk> {
         // A folder that cannot be read now is reported when something is written to it.
         let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
-        entries.filter_map(|entry| parse_name(entry.file_name().to_str()?)).collect()
+        entries.filter_map(|entry| OnDisk::parse(entry.file_name().to_str()?)).collect()
     }
 
-    pub(super) fn path(&self, key: &FunctionKey, version: Version) -> PathBuf {
-        self.folder.join(format!("{}.{}.{version}", key.tenant, key.name))
+    pub(super) fn path(&self, image: &OnDisk) -> PathBuf {
+        self.folder.join(image.to_string())
     }
 
-    /// Removes the images of a function but that of one version.
+    /// Removes the images that `unwanted` names.
+    pub(super) fn remove_images(&self, unwanted: impl Fn(&OnDisk) -> bool) {
+        self.on_disk().into_iter().filter(unwanted).for_each(|image| remove(&self.path(&image)));
+    }
+
+    /// Removes the images of a function but those of one version.
     pub(super) fn remove_others(&self, key: &FunctionKey, keep: Option<Version>) {
-        let entries = match fs::read_dir(&self.folder) {
-            Ok(entries) => entries,
-            Err(error) => {
-                tracing::warn!(path = %self.folder.display(), %error, "cannot list the checkpoints");
-                return;
-            }
-        };
-        for path in entries.flatten().map(|entry| entry.path()) {
-            let name = path.file_name().and_then(|name| name.to_str()).and_then(parse_name);
-            if name.is_some_and(|(of, version)| of == *key && Some(version) != keep) {
-                remove(&path);
-            }
-        }
+        self.remove_images(|image| image.key == *key && Some(image.version) != keep);
     }
 }
 
-/// `TENANT.NAME.VERSION`.
-fn parse_name(name: &str) -> Option<(FunctionKey, Version)> {
-    let mut parts = name.split('.');
-    let (tenant, function, version) = (parts.next()?, parts.next()?, parts.next()?);
-    let key = FunctionKey { tenant: tenant.parse().ok()?, name: function.parse().ok()? };
-    parts.next().is_none().then_some((key, version.parse().ok()?))
+/// An image on disk, which its file's name says: `TENANT.NAME.VERSION`, and `.KEY` when it came with an artifact that this
+/// key has signed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct OnDisk {
+    pub(super) key: FunctionKey,
+    pub(super) version: Version,
+    pub(super) signed_by: Option<KeyId>,
 }
 
-pub(super) fn remove(path: &Path) {
+impl OnDisk {
+    /// The one that this node makes itself.
+    pub(super) fn own(deployed: &Deployed) -> Self {
+        Self { key: deployed.key.clone(), version: deployed.version, signed_by: None }
+    }
+
+    fn parse(name: &str) -> Option<Self> {
+        let mut parts = name.split('.');
+        let (tenant, function, version) = (parts.next()?, parts.next()?, parts.next()?);
+        let key = FunctionKey { tenant: tenant.parse().ok()?, name: function.parse().ok()? };
+        let signed_by = parts.next().map(|id| id.parse().ok()).map_or(Some(None), |id| id.map(Some))?;
+        parts.next().is_none().then_some(Self { key, version: version.parse().ok()?, signed_by })
+    }
+}
+
+impl fmt::Display for OnDisk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.key.tenant, self.key.name, self.version)?;
+        self.signed_by.map_or(Ok(()), |key| write!(f, ".{key}"))
+    }
+}
+
+fn remove(path: &Path) {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             tracing::warn!(path = %path.display(), %error, "cannot remove a checkpoint");
@@ -109,12 +132,30 @@ pub(super) fn remove(path: &Path) {
 }
 
 impl Engine {
-    /// The image at a path, if it is whole and of this version and machine.
-    pub(super) fn usable(&self, deployed: &Deployed, path: &Path) -> Option<Image> {
-        if !path.exists() {
+    /// The image of this version that is on disk, if it is whole and of this version and machine: preferably the one that
+    /// came with its artifact.
+    pub(super) fn find(&self, deployed: &Deployed) -> Option<(Image, OnDisk)> {
+        let mut images = self.0.checkpoints.on_disk();
+        images.retain(|image| image.key == deployed.key && image.version == deployed.version);
+        images.sort_by_key(|image| image.signed_by.is_none());
+        images.into_iter().find_map(|on_disk| match self.usable(deployed, &on_disk) {
+            Some(image) => Some((image, on_disk)),
+            None => {
+                remove(&self.0.checkpoints.path(&on_disk));
+                None
+            }
+        })
+    }
+
+    fn usable(&self, deployed: &Deployed, on_disk: &OnDisk) -> Option<Image> {
+        let path = self.0.checkpoints.path(on_disk);
+        if let Some(key) = on_disk.signed_by
+            && self.0.checkpoints.trusted.find(key).is_none()
+        {
+            tracing::info!(path = %path.display(), %key, "a checkpoint is not used: its key is not trusted any more");
             return None;
         }
-        let image = match Image::open(path) {
+        let image = match Image::open(&path) {
             Ok(image) => image,
             Err(error) => {
                 tracing::warn!(error = %chain(&error), "a checkpoint on disk is made again");
@@ -137,7 +178,12 @@ impl Engine {
     }
 
     /// Starts an instance, lets it initialise, and dumps it.
-    pub(super) async fn make(&self, deployed: &Arc<Deployed>, path: &Path) -> Result<Image, NotMade> {
+    pub(super) async fn make(
+        &self,
+        deployed: &Arc<Deployed>,
+        path: &Path,
+        log: Arc<FunctionLog>,
+    ) -> Result<Image, NotMade> {
         let memory = self.wait_for_memory(deployed.spec.memory.bytes()).await;
         let no_memory = || NotMade::for_now("the node had no memory left to make one");
         let memory = memory.ok_or_else(no_memory)?;
@@ -146,10 +192,27 @@ impl Engine {
         if self.0.stopping.load(Ordering::Acquire) {
             return Err(NotMade::for_now("the node is stopping"));
         }
-        let made = self.make_with_memory(deployed, path).await;
+        let made = self.make_with_memory(deployed, path, log).await;
         drop(memory);
         self.0.memory_freed.notify_waiters();
         made
+    }
+
+    /// Makes the checkpoint of a function that is not deployed here.
+    ///
+    /// # Errors
+    /// Why there can be none.
+    pub(in crate::engine) async fn make_checkpoint_of(
+        &self,
+        deployed: &Arc<Deployed>,
+        path: &Path,
+        log: Arc<FunctionLog>,
+    ) -> Result<(), String> {
+        match park_point(&deployed.spec) {
+            Err(reason) => Err(reason.to_owned()),
+            Ok(_) if !self.0.checkpoints.on => Err(OFF.to_owned()),
+            Ok(_) => self.make(deployed, path, log).await.map(drop).map_err(|not_made| not_made.reason),
+        }
     }
 
     /// Sets memory aside without ending anybody for it.
@@ -164,9 +227,13 @@ impl Engine {
         }
     }
 
-    async fn make_with_memory(&self, deployed: &Arc<Deployed>, path: &Path) -> Result<Image, NotMade> {
+    async fn make_with_memory(
+        &self,
+        deployed: &Arc<Deployed>,
+        path: &Path,
+        log: Arc<FunctionLog>,
+    ) -> Result<Image, NotMade> {
         let began = Instant::now();
-        let log = self.log(&deployed.key);
         let (sandbox, hook_limit) = (Arc::clone(&self.0.sandbox), self.0.config.hook_limit);
         let parked = Parked::start(sandbox, deployed, Arc::clone(&log), hook_limit).await?;
         let temporary = path.with_added_extension("new");
@@ -202,6 +269,27 @@ fn dump_parked(parked: &Parked, subject: &str, path: &Path) -> Result<(), NotMad
             // What the program does at each start, it will do again.
             Err(DumpError::Refused(reason)) => return Err(NotMade::for_good(reason)),
             Err(error) => return Err(NotMade::for_now(chain(&error))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_images_say_whose_they_are() {
+        for name in ["default.hello.3", "default.a-b.12.0123456789abcdef"] {
+            assert_eq!(OnDisk::parse(name).unwrap().to_string(), name);
+        }
+        for wrong in [
+            "default.hello",
+            "default.hello.x",
+            "default.hello.1.new",
+            "default.hello.1.0123456789abcdef.new",
+            "",
+        ] {
+            assert_eq!(OnDisk::parse(wrong), None, "{wrong}");
         }
     }
 }

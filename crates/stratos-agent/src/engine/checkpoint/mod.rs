@@ -4,15 +4,17 @@
 //! while there is none, or when it cannot be used, instances are started afresh, and the reason is shown.
 
 mod images;
+mod signed;
 mod templates;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use stratos_api::{ApiError, CheckpointInfo, ErrorCode};
+use stratos_artifact::KeyId;
 use stratos_checkpoint::image::Image;
 use stratos_checkpoint::machine::Machine;
 use stratos_checkpoint::template::TemplateError;
@@ -20,7 +22,8 @@ use stratos_sandbox::StartError;
 use stratos_types::{CheckpointMode, FunctionKey, Version};
 use tokio::sync::watch;
 
-use self::images::remove;
+use self::images::OnDisk;
+pub use self::signed::TakenCheckpoint;
 use self::templates::Kept;
 use super::checkpointable::park_point;
 use super::deployed::Deployed;
@@ -28,9 +31,12 @@ use super::held::{self, Origin};
 use super::invoke::platform_line;
 use super::parked::NotMade;
 use super::{Engine, lock};
+use crate::keys::TrustedKeys;
 
 /// How long after the agent's start the images on disk are looked at.
 const FIND_AFTER: Duration = Duration::from_secs(1);
+/// Why a node makes and uses none.
+const OFF: &str = "this node makes none (--checkpoints off)";
 /// How long starts are fresh after a checkpoint did not work, or could not be made for a reason that may pass.
 const RETRY: Duration = Duration::from_secs(300);
 /// Restored instances that may fail at their first request, one after the other, before the checkpoint is given up.
@@ -43,6 +49,7 @@ pub(in crate::engine) struct Checkpoints {
     on: bool,
     /// Bytes that all templates may take together.
     budget: u64,
+    trusted: TrustedKeys,
     versions: Mutex<HashMap<FunctionKey, Arc<OfVersion>>>,
     /// One is made at a time: it takes a processor from requests.
     making: tokio::sync::Semaphore,
@@ -60,6 +67,8 @@ pub(in crate::engine) struct OfVersion {
     retry_at: Mutex<Option<Instant>>,
     /// Held ones are being made.
     refilling: AtomicBool,
+    /// The key that signed the artifact which it came with.
+    signed_by: OnceLock<KeyId>,
     /// Restored instances that crashed at their first request, since one did not.
     crashes: AtomicU32,
 }
@@ -113,6 +122,7 @@ impl Checkpoints {
                 reason: None,
                 bytes: Some(image.pages_bytes()),
                 in_memory: lock(&of.template).is_some(),
+                signed_by: of.signed_by.get().map(ToString::to_string),
             },
         }
     }
@@ -178,7 +188,7 @@ impl Engine {
     pub(in crate::engine) async fn find_all(self) {
         // The first requests come first.
         tokio::time::sleep(FIND_AFTER).await;
-        for (key, version) in self.0.checkpoints.on_disk() {
+        for OnDisk { key, version, .. } in self.0.checkpoints.on_disk() {
             if self.0.stopping.load(Ordering::Acquire) {
                 return;
             }
@@ -270,14 +280,16 @@ impl Engine {
         of.state.send_replace(State::None(Arc::clone(&reason)));
         drop(lock(&of.template).take());
         drop(std::mem::take(&mut *lock(&of.held)));
-        remove(&self.0.checkpoints.path(&deployed.key, deployed.version));
+        self.0
+            .checkpoints
+            .remove_images(|image| image.key == deployed.key && image.version == deployed.version);
         reason
     }
 
     /// The checkpoint of the current version: what is known of it, or what is on disk, or one that is made now.
     pub(in crate::engine) fn prepare(&self, deployed: &Arc<Deployed>) -> Arc<OfVersion> {
         let state = match park_point(&deployed.spec) {
-            _ if !self.0.checkpoints.on => State::None("this node makes none (--checkpoints off)".into()),
+            _ if !self.0.checkpoints.on => State::None(OFF.into()),
             Err(reason) => State::None(reason.into()),
             Ok(_) => State::Making,
         };
@@ -294,6 +306,7 @@ impl Engine {
                 held: Mutex::default(),
                 retry_at: Mutex::default(),
                 refilling: AtomicBool::new(false),
+                signed_by: OnceLock::new(),
                 crashes: AtomicU32::new(0),
             });
             drop(versions.insert(deployed.key.clone(), Arc::clone(&of)));
@@ -307,24 +320,35 @@ impl Engine {
     }
 
     async fn find_or_make(self, deployed: Arc<Deployed>, of: Arc<OfVersion>) {
-        let path = self.0.checkpoints.path(&deployed.key, deployed.version);
         let found = {
-            let (engine, deployed, path) = (self.clone(), Arc::clone(&deployed), path.clone());
-            tokio::task::spawn_blocking(move || engine.usable(&deployed, &path)).await
+            let (engine, deployed) = (self.clone(), Arc::clone(&deployed));
+            tokio::task::spawn_blocking(move || engine.find(&deployed)).await
         };
-        let image = match found.ok().flatten() {
-            Some(image) => Ok(image),
-            None => self.make(&deployed, &path).await,
+        let own = OnDisk::own(&deployed);
+        let (image, on_disk) = match found.ok().flatten() {
+            Some((image, on_disk)) => (Ok(image), on_disk),
+            None => {
+                let (path, log) = (self.0.checkpoints.path(&own), self.log(&deployed.key));
+                (self.make(&deployed, &path, log).await, own)
+            }
         };
         if !self.0.checkpoints.is_current(&deployed, &of) {
-            // Another version is current by now.
-            remove(&path);
+            // Another version is current by now, or another image of this one is to be used.
+            if self.0.checkpoints.of(&deployed).is_none() {
+                self.0.checkpoints.remove_images(|image| *image == on_disk);
+            }
             of.state.send_replace(State::None("only the current version has a checkpoint".into()));
             return;
         }
         match image {
             Ok(image) => {
                 let image = Arc::new(image);
+                if let Some(key) = on_disk.signed_by {
+                    of.signed_by.get_or_init(|| key);
+                    let message =
+                        format!("CHECKPOINT ready: taken from the artifact, which the key {key} has signed");
+                    platform_line(&self.log(&deployed.key), "-", None, message);
+                }
                 of.state.send_replace(State::Ready(Arc::clone(&image)));
                 if deployed.spec.held > 0 {
                     self.refill(deployed, of, image).await;
@@ -338,7 +362,7 @@ impl Engine {
 }
 
 /// An error with its causes, in one line.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
