@@ -22,6 +22,7 @@ pub struct NodeBuilder {
     dir: Option<TempDir>,
     arguments: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
+    layers: PathBuf,
 }
 
 /// A running node.
@@ -30,6 +31,7 @@ pub struct Node {
     dev: bool,
     arguments: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
+    layers: PathBuf,
     child: Option<Child>,
     api: Api,
 }
@@ -69,6 +71,12 @@ impl NodeBuilder {
         self.env("STRATOS_CHECKPOINTS", "auto")
     }
 
+    /// Uses other layers than those in the cache.
+    #[must_use]
+    pub fn layers(self, layers: PathBuf) -> Self {
+        Self { layers, ..self }
+    }
+
     /// Starts the node and waits until it answers.
     ///
     /// # Panics
@@ -79,8 +87,8 @@ impl NodeBuilder {
         let socket = dir.path().join("api.sock");
         let client = Client::new(Endpoint::Unix(socket), None).expect("a client without a token");
         let api = Api::new(client, dir.path().join("node.log"));
-        let Self { dev, arguments, environment, .. } = self;
-        let mut node = Node { dir, dev, arguments, environment, child: None, api };
+        let Self { dev, arguments, environment, layers, .. } = self;
+        let mut node = Node { dir, dev, arguments, environment, layers, child: None, api };
         node.spawn();
         node.wait_until_up().await;
         node
@@ -92,7 +100,7 @@ impl Node {
     /// [`NodeBuilder::checkpoints`]: whether one is there in time would be chance.
     pub fn builder() -> NodeBuilder {
         let environment = vec![("STRATOS_CHECKPOINTS".into(), "off".into())];
-        NodeBuilder { dev: true, dir: None, arguments: Vec::new(), environment }
+        NodeBuilder { dev: true, dir: None, arguments: Vec::new(), environment, layers: crate::layers_dir() }
     }
 
     /// Starts a node with the settings of tests.
@@ -133,7 +141,7 @@ impl Node {
             .arg("--socket")
             .arg(self.socket())
             .arg("--layers")
-            .arg(crate::layers_dir())
+            .arg(&self.layers)
             .args(&self.arguments)
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
