@@ -285,3 +285,27 @@ fn change_kernel(bytes: &mut Vec<u8>) {
     });
     bytes.splice(40..72, digest);
 }
+
+/// What instances of one checkpoint have in common is theirs for a time only: another is made meanwhile, and no instance
+/// has to wait for that or start afresh.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkpoint_is_renewed_when_it_is_old() {
+    if !need_root("a_checkpoint_is_renewed_when_it_is_old") {
+        return;
+    }
+    let node =
+        Node::builder().checkpoints().arg("--idle-timeout").arg("1ms").arg("--checkpoint-age").arg("1s");
+    let node = node.start().await;
+    let code = "const made = crypto.randomUUID(); export const handler = async () => made;";
+    node.deploy(&Package::node("ages", code)).await;
+    ready(&node, "ages").await;
+    let began = std::time::Instant::now();
+    let mut seen = BTreeSet::new();
+    while seen.len() < 3 {
+        assert!(began.elapsed().as_secs() < 60, "one of {seen:?} serves for ever: {}", node.log());
+        without_instances(&node, "ages").await;
+        let answer = node.invoke("ages", "{}").await;
+        assert_eq!((answer.status, answer.header("stratos-start")), (http::StatusCode::OK, "restored"));
+        seen.insert(answer.text());
+    }
+}

@@ -114,6 +114,11 @@ pub struct Options {
     #[arg(long, value_name = "SIZE", value_parser = template_memory)]
     pub template_memory: Option<u64>,
 
+    /// How old a checkpoint gets before another is made in the background: a number of s, m, h or d. What its instances have
+    /// in common, such as the layout of their memory, changes with it.
+    #[arg(long, value_name = "TIME", default_value = "1d", value_parser = age)]
+    pub checkpoint_age: Duration,
+
     /// How long a function's SnapStart hooks may take: those before its checkpoint, and those after each restore.
     #[arg(long, value_name = "TIME", default_value = "10s")]
     pub hook_limit: Timeout,
@@ -231,6 +236,20 @@ impl Options {
     pub fn idle_timeout(&self) -> Duration {
         self.idle_timeout.duration()
     }
+}
+
+fn age(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let unit = match &text[digits.len()..] {
+        "s" => Some(1),
+        "m" => Some(60),
+        "h" => Some(3600),
+        "d" => Some(86_400),
+        _ => None,
+    };
+    let number = digits.parse::<u32>().ok().filter(|number| *number > 0);
+    let seconds = number.zip(unit).map(|(number, unit)| u64::from(number) * unit);
+    seconds.map(Duration::from_secs).ok_or_else(|| "not a time such as 90m, 12h or 7d".to_owned())
 }
 
 /// The folder that `stratos layer build` fills.

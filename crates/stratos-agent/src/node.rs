@@ -178,6 +178,7 @@ async fn serve(
             checkpoints: options.checkpoints,
             trusted_keys: keys.clone(),
             template_budget: options.template_budget(memory_budget),
+            checkpoint_age: options.checkpoint_age,
             hook_limit: options.hook_limit.duration(),
             idle_timeout: options.idle_timeout(),
             queue_limit: options.queue,

@@ -72,6 +72,8 @@ pub struct EngineConfig {
     pub trusted_keys: TrustedKeys,
     /// Memory for templates in bytes.
     pub template_budget: u64,
+    /// How old a checkpoint gets before another is made.
+    pub checkpoint_age: Duration,
     /// How long SnapStart hooks may take, before a checkpoint and after each restore.
     pub hook_limit: Duration,
     /// How long an instance without requests is kept.

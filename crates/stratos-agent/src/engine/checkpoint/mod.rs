@@ -4,6 +4,7 @@
 //! while there is none, or when it cannot be used, instances are started afresh, and the reason is shown.
 
 mod images;
+mod renew;
 mod signed;
 mod templates;
 
@@ -67,6 +68,8 @@ pub(in crate::engine) struct OfVersion {
     retry_at: Mutex<Option<Instant>>,
     /// Held ones are being made.
     refilling: AtomicBool,
+    /// When another was last begun in its place.
+    renewed_at: Mutex<Option<Instant>>,
     /// The key that signed the artifact which it came with.
     signed_by: OnceLock<KeyId>,
     /// Restored instances that crashed at their first request, since one did not.
@@ -84,6 +87,21 @@ enum State {
 }
 
 impl OfVersion {
+    fn new(version: Version, state: State) -> Self {
+        Self {
+            version,
+            state: watch::Sender::new(state),
+            template: Mutex::default(),
+            building: tokio::sync::Mutex::default(),
+            held: Mutex::default(),
+            retry_at: Mutex::default(),
+            refilling: AtomicBool::new(false),
+            renewed_at: Mutex::default(),
+            signed_by: OnceLock::new(),
+            crashes: AtomicU32::new(0),
+        }
+    }
+
     /// Whether it is what this version has, or was, and something else is to be tried by now.
     fn is_for(&self, version: Version) -> bool {
         let expired = lock(&self.retry_at).is_some_and(|at| at <= Instant::now());
@@ -152,6 +170,7 @@ impl Engine {
         let state = of.state.borrow().clone();
         let reason = match state {
             State::Ready(image) => {
+                self.renew_if_old(deployed, &of, &image);
                 let held = lock(&of.held).take();
                 if deployed.spec.held > 0 {
                     tokio::spawn(self.clone().refill(
@@ -298,17 +317,7 @@ impl Engine {
             if let Some(of) = versions.get(&deployed.key).filter(|of| of.is_for(deployed.version)) {
                 return Arc::clone(of);
             }
-            let of = Arc::new(OfVersion {
-                version: deployed.version,
-                state: watch::Sender::new(state),
-                template: Mutex::default(),
-                building: tokio::sync::Mutex::default(),
-                held: Mutex::default(),
-                retry_at: Mutex::default(),
-                refilling: AtomicBool::new(false),
-                signed_by: OnceLock::new(),
-                crashes: AtomicU32::new(0),
-            });
+            let of = Arc::new(OfVersion::new(deployed.version, state));
             drop(versions.insert(deployed.key.clone(), Arc::clone(&of)));
             of
         };
