@@ -58,10 +58,15 @@ impl EndReason {
 /// V8 prints this before it aborts, and abort(3) is all the kernel then sees.
 const V8_HEAP_MESSAGE: &str = "JavaScript heap out of memory";
 
+/// Whether a line of stderr says why a process ended, so that it is not to be forgotten for those that follow: a stack
+/// trace has more lines than are kept.
+pub(super) fn is_last_word(line: &str) -> bool {
+    line.contains(V8_HEAP_MESSAGE)
+}
+
 impl Death {
     fn is_out_of_memory(&self) -> bool {
-        self.out_of_memory
-            || self.code != Some(0) && self.stderr.iter().any(|line| line.contains(V8_HEAP_MESSAGE))
+        self.out_of_memory || self.code != Some(0) && self.stderr.iter().any(|line| is_last_word(line))
     }
 
     fn how(&self) -> String {

@@ -21,7 +21,7 @@ use tokio::task::JoinHandle;
 
 use super::begin::{Begun, Pipes, Start, start_error};
 use super::deployed::{Deployed, HTTP_PORT};
-use super::failure::{Death, During, EndReason, Hook, hooks_timed_out, timed_out};
+use super::failure::{Death, During, EndReason, Hook, hooks_timed_out, is_last_word, timed_out};
 use super::held::Origin;
 use super::lock;
 use super::log::{FunctionLog, MAX_LINE_BYTES};
@@ -437,7 +437,8 @@ impl Instance {
             if stream == "stderr" {
                 let mut kept = lock(&self.stderr);
                 if kept.len() == STDERR_KEPT {
-                    kept.pop_front();
+                    let oldest = kept.iter().position(|line| !is_last_word(line)).unwrap_or(0);
+                    kept.remove(oldest);
                 }
                 kept.push_back(text.clone());
             }
