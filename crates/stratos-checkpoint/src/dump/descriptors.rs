@@ -12,18 +12,8 @@ use stratos_sys::pagemap::same_open_file;
 use stratos_sys::ptrace::Tracee;
 
 use super::{Connection, DumpError, Park, While as _, link, read};
-use crate::image::{Descriptor, Object};
+use crate::image::{Descriptor, Object, REOPENED, may_be_opened};
 
-/// Flags that open(2) takes again; the others are of the moment of opening (`O_CREAT`), or set by the kernel.
-const REOPENED: i32 = libc::O_ACCMODE
-    | libc::O_APPEND
-    | libc::O_NONBLOCK
-    | libc::O_DIRECTORY
-    | libc::O_PATH
-    | libc::O_NOFOLLOW
-    | libc::O_SYNC
-    | libc::O_DSYNC
-    | libc::O_NOATIME;
 /// What a new pipe holds.
 const MOST_PIPE_CONTENTS: usize = 64 << 10;
 
@@ -361,8 +351,7 @@ fn file(entry: &Open) -> Result<Object, DumpError> {
     if path.ends_with(" (deleted)") || !path.starts_with('/') {
         return Err(entry.refuse("is a file that has no name any more"));
     }
-    // The files of an instance's own: what was in them is not there in another.
-    if path.starts_with("/tmp/") || path.starts_with("/proc/") {
+    if !may_be_opened(&path) {
         return Err(entry.refuse("is a file that another instance does not have"));
     }
     let position = entry.info("pos").and_then(|text| text.parse().ok());

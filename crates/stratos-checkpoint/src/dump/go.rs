@@ -6,7 +6,9 @@
 //! are in each Go program that was not stripped of them.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::io::{self, Read as _};
+use std::time::{Duration, Instant};
 
 use flate2::read::ZlibDecoder;
 use gimli::{AttributeValue, DebuggingInformationEntry, Dwarf, EndianSlice, LittleEndian, SectionId, Unit};
@@ -15,8 +17,13 @@ use object::{CompressionFormat, Endianness, Object as _, ObjectSection as _, Obj
 
 /// Threads that a program may have had at once; what comes after is a list without end.
 const MOST_THREADS: usize = 10_000;
-/// Most bytes of a section once it is unpacked.
-const MOST_SECTION: u64 = 128 << 20;
+/// Most bytes of all sections that are read, unpacked; and of the table of abbreviations, which takes many times its size
+/// in memory. A program of 100 MB, Kubernetes' for one, has half of that and a tenth.
+const MOST_BYTES: u64 = 128 << 20;
+const MOST_ABBREVIATIONS: u64 = 4 << 20;
+/// Most units, and how long the search may take: it is a stranger's program that says how much there is to look at.
+const MOST_UNITS: usize = 50_000;
+const PATIENCE: Duration = Duration::from_secs(5);
 /// What is read of the debugging information: names and places of types and variables, and what a unit's head refers to.
 const SECTIONS: [SectionId; 8] = [
     SectionId::DebugAbbrev,
@@ -117,13 +124,16 @@ type Slice<'a> = EndianSlice<'a, LittleEndian>;
 
 impl Layout {
     fn read(elf: &ElfFile64<'_, Endianness>) -> Result<Self, Unknown> {
-        let sections = gimli::DwarfSections::load(|id| section(elf, id))?;
-        let dwarf = sections.borrow(|bytes| EndianSlice::new(bytes, LittleEndian));
-        let thread = members(&dwarf, Named::Structure("runtime.m"))?.ok_or(Unknown::Stripped)?;
-        let state =
-            members(&dwarf, Named::Structure("internal/chacha8rand.State"))?.ok_or(Unknown::Runtime)?;
-        let global = members(&dwarf, Named::TypeOf("runtime.globalRand"))?.ok_or(Unknown::Runtime)?;
-        let offset = |of: &[(String, u64)], name: &str| {
+        let left = Cell::new(MOST_BYTES);
+        let sections = gimli::DwarfSections::load(|id| section(elf, id, &left))?;
+        let mut dwarf = sections.borrow(|bytes| EndianSlice::new(bytes, LittleEndian));
+        // Else each unit would read the table anew that it shares with others.
+        dwarf.populate_abbreviations_cache(gimli::AbbreviationsCacheStrategy::All);
+        let found = Structures::find(&dwarf)?;
+        let thread = found.thread.ok_or(Unknown::Stripped)?;
+        let state = found.state.ok_or(Unknown::Runtime)?;
+        let global = found.global.ok_or(Unknown::Runtime)?;
+        let offset = |of: &Members, name: &str| {
             of.iter().find(|(known, _)| known == name).map(|(_, offset)| *offset).ok_or(Unknown::Runtime)
         };
         let state_bytes = offset(&state, "i")?;
@@ -142,59 +152,94 @@ impl Layout {
     }
 }
 
-fn section<'data>(elf: &ElfFile64<'data, Endianness>, id: SectionId) -> Result<Cow<'data, [u8]>, Unknown> {
+/// A section, unpacked. `left`: bytes that all of them may have yet.
+fn section<'data>(
+    elf: &ElfFile64<'data, Endianness>,
+    id: SectionId,
+    left: &Cell<u64>,
+) -> Result<Cow<'data, [u8]>, Unknown> {
     let invalid = |error: &dyn std::fmt::Display| Unknown::Invalid(format!("{}: {error}", id.name()));
     let wanted = SECTIONS.contains(&id).then(|| elf.section_by_name(id.name())).flatten();
     let Some(section) = wanted else { return Ok(Cow::Borrowed(&[])) };
     let data = section.compressed_data().map_err(|error| invalid(&error))?;
+    let most = if id == SectionId::DebugAbbrev { MOST_ABBREVIATIONS } else { left.get() };
+    if data.uncompressed_size > most.min(left.get()) {
+        return Err(invalid(&"there is too much of it"));
+    }
+    left.set(left.get() - data.uncompressed_size);
     match data.format {
         CompressionFormat::None => Ok(Cow::Borrowed(data.data)),
-        CompressionFormat::Zlib if data.uncompressed_size <= MOST_SECTION => {
+        CompressionFormat::Zlib => {
             let mut bytes = Vec::new();
             let mut limited = ZlibDecoder::new(data.data).take(data.uncompressed_size);
             limited.read_to_end(&mut bytes).map_err(|error| invalid(&error))?;
             Ok(Cow::Owned(bytes))
         }
-        _ => Err(invalid(&"it is packed in a way that is not known here, or too long")),
+        _ => Err(invalid(&"it is packed in a way that is not known here")),
     }
 }
 
-/// Which structure.
-#[derive(Clone, Copy)]
-enum Named {
-    Structure(&'static str),
-    /// That of a variable, which may have no name.
-    TypeOf(&'static str),
+/// The members of a structure, and their offsets.
+type Members = Vec<(String, u64)>;
+
+/// The structures that are looked for.
+#[derive(Default)]
+struct Structures {
+    /// `runtime.m`
+    thread: Option<Members>,
+    /// `internal/chacha8rand.State`
+    state: Option<Members>,
+    /// That of the variable `runtime.globalRand`, which has no name.
+    global: Option<Members>,
 }
 
-/// The members of a structure and their offsets; `None` when there is no such structure.
-fn members(dwarf: &Dwarf<Slice<'_>>, wanted: Named) -> Result<Option<Vec<(String, u64)>>, Unknown> {
-    let mut headers = dwarf.units();
-    while let Some(header) = headers.next()? {
-        let unit = dwarf.unit(header)?;
-        let mut tree = unit.entries_tree(None)?;
-        let mut children = tree.root()?.children();
-        while let Some(child) = children.next()? {
-            let entry = child.entry();
-            match (entry.tag(), wanted) {
-                (gimli::DW_TAG_structure_type, Named::Structure(name))
-                    if is_named(dwarf, &unit, entry, name)? =>
-                {
-                    let mut found = Vec::new();
-                    let mut members = child.children();
-                    while let Some(member) = members.next()? {
-                        found.extend(member_of(dwarf, &unit, member.entry())?);
-                    }
-                    return Ok(Some(found));
+impl Structures {
+    fn find(dwarf: &Dwarf<Slice<'_>>) -> Result<Self, Unknown> {
+        let began = Instant::now();
+        let mut found = Self::default();
+        let mut headers = dwarf.units();
+        for _ in 0..MOST_UNITS {
+            let Some(header) = headers.next()? else { return Ok(found) };
+            let unit = dwarf.unit(header)?;
+            let mut tree = unit.entries_tree(None)?;
+            let mut children = tree.root()?.children();
+            while let Some(child) = children.next()? {
+                if began.elapsed() > PATIENCE {
+                    return Err(Unknown::Invalid("there is too much of it".to_owned()));
                 }
-                (gimli::DW_TAG_variable, Named::TypeOf(name)) if is_named(dwarf, &unit, entry, name)? => {
-                    return type_members(dwarf, &unit, entry);
+                let entry = child.entry();
+                let is_structure = match entry.tag() {
+                    gimli::DW_TAG_structure_type => true,
+                    gimli::DW_TAG_variable => false,
+                    _ => continue,
+                };
+                let Some(name) = name_of(dwarf, &unit, entry)? else { continue };
+                match (is_structure, &*name) {
+                    (true, "runtime.m") => found.thread = Some(members(dwarf, &unit, child)?),
+                    (true, "internal/chacha8rand.State") => found.state = Some(members(dwarf, &unit, child)?),
+                    (false, "runtime.globalRand") => found.global = type_members(dwarf, &unit, entry)?,
+                    _ => {}
                 }
-                _ => {}
+            }
+            if found.thread.is_some() && found.state.is_some() && found.global.is_some() {
+                return Ok(found);
             }
         }
+        Err(Unknown::Invalid("it has too many units".to_owned()))
     }
-    Ok(None)
+}
+
+fn members(
+    dwarf: &Dwarf<Slice<'_>>,
+    unit: &Unit<Slice<'_>>,
+    structure: gimli::EntriesTreeNode<'_, '_, '_, Slice<'_>>,
+) -> Result<Members, Unknown> {
+    let mut found = Vec::new();
+    let mut children = structure.children();
+    while let Some(child) = children.next()? {
+        found.extend(member_of(dwarf, unit, child.entry())?);
+    }
+    Ok(found)
 }
 
 /// The members of a variable's type.
@@ -202,15 +247,10 @@ fn type_members(
     dwarf: &Dwarf<Slice<'_>>,
     unit: &Unit<Slice<'_>>,
     variable: &DebuggingInformationEntry<'_, '_, Slice<'_>>,
-) -> Result<Option<Vec<(String, u64)>>, Unknown> {
+) -> Result<Option<Members>, Unknown> {
     let in_unit = |unit: &Unit<Slice<'_>>, offset| {
-        let mut found = Vec::new();
         let mut tree = unit.entries_tree(Some(offset))?;
-        let mut children = tree.root()?.children();
-        while let Some(child) = children.next()? {
-            found.extend(member_of(dwarf, unit, child.entry())?);
-        }
-        Ok(Some(found))
+        members(dwarf, unit, tree.root()?).map(Some)
     };
     match variable.attr_value(gimli::DW_AT_type)? {
         Some(AttributeValue::UnitRef(offset)) => in_unit(unit, offset),
@@ -225,15 +265,6 @@ fn type_members(
         }
         _ => Ok(None),
     }
-}
-
-fn is_named(
-    dwarf: &Dwarf<Slice<'_>>,
-    unit: &Unit<Slice<'_>>,
-    entry: &DebuggingInformationEntry<'_, '_, Slice<'_>>,
-    name: &str,
-) -> Result<bool, Unknown> {
-    Ok(name_of(dwarf, unit, entry)?.is_some_and(|found| found == name))
 }
 
 fn name_of<'a>(

@@ -11,7 +11,7 @@ mod remote;
 mod threads;
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -26,6 +26,9 @@ use self::mappings::Maps;
 use self::remote::Remote;
 use crate::image::{self, Checkpoint, FormatError, Layout, Mapping, Process, SignalAction};
 use crate::machine::{Machine, monotonic_ns};
+
+/// Most bytes of an executable that is read.
+const MOST_EXECUTABLE: u64 = 512 << 20;
 
 /// Why no image was made.
 #[derive(Debug, thiserror::Error)]
@@ -317,7 +320,12 @@ fn random_state(
     memory: &File,
 ) -> Result<go::Ranges, DumpError> {
     let path = target.root.join(files[executable as usize].trim_start_matches('/'));
-    let bytes = fs::read(&path).during(|| format!("read {}", path.display()))?;
+    let file = File::open(&path).during(|| format!("open {}", path.display()))?;
+    if file.metadata().during(|| format!("look at {}", path.display()))?.len() > MOST_EXECUTABLE {
+        return Err(DumpError::refused("its executable is too large to be looked at"));
+    }
+    let mut bytes = Vec::new();
+    (&file).read_to_end(&mut bytes).during(|| format!("read {}", path.display()))?;
     let elf = ElfFile64::<Endianness>::parse(&*bytes).ok();
     match elf {
         Some(elf) if go::is_go(&elf) => {

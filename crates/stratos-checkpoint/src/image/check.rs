@@ -7,7 +7,7 @@ use std::net::SocketAddrV4;
 
 use stratos_restorer::abi;
 
-use super::{Checkpoint, ConnectionOptions, Descriptor, Mapping, Object, PAGE};
+use super::{Checkpoint, ConnectionOptions, Descriptor, Mapping, Object, PAGE, REOPENED, may_be_opened};
 
 /// First address that no program has: x86-64 with four levels of page tables.
 const TOP: u64 = 0x7fff_ffff_f000;
@@ -210,8 +210,10 @@ impl Checkpoint {
                 Object::Duplicate { of } => {
                     ensure(known(*of, descriptor.number), what, "of one that is not there")?;
                 }
-                Object::File { path, position, .. } => {
+                Object::File { path, position, flags } => {
                     check_path(path)?;
+                    ensure(may_be_opened(path), what, "a file that an instance must not open for itself")?;
+                    ensure(flags & !REOPENED.cast_unsigned() == 0, what, "unknown flags")?;
                     ensure(*position <= i64::MAX as u64, what, "its position")?;
                 }
                 Object::Pipe { pipe, contents, .. } => {
@@ -265,7 +267,8 @@ fn check_range(start: u64, end: u64, what: impl Fn() -> String) -> Result<(), In
 
 fn check_path(path: &str) -> Result<(), Invalid> {
     let plain = path.starts_with('/') && path.len() <= MOST_PATH && !path.contains('\0');
-    let plain = plain && path.split('/').all(|part| part != "..");
+    let mut parts = path.split('/').skip(1);
+    let plain = plain && (path == "/" || parts.all(|part| !matches!(part, "" | "." | "..")));
     ensure(plain, || format!("path {path:?}"), "not an absolute path")
 }
 
@@ -415,12 +418,28 @@ pub(crate) mod tests {
                 "mapping [vdso]: it covers another",
             ),
             (|c| c.files[0] = "/usr/../etc".to_owned(), "path \"/usr/../etc\": not an absolute path"),
+            (|c| c.files[0] = "//proc".to_owned(), "path \"//proc\": not an absolute path"),
+            (|c| c.files[0] = "/./proc".to_owned(), "path \"/./proc\": not an absolute path"),
             (|c| c.process.cwd = "tmp".to_owned(), "path \"tmp\": not an absolute path"),
             (|c| c.process.signals[0].signal = 65, "signal 65: there is none"),
             (|c| c.threads.clear(), "threads: none, or too many"),
             (|c| c.threads[1].id = 1, "threads: not in ascending order"),
             (|c| c.threads[1].registers.truncate(5), "thread 2: it has not all registers"),
             (|c| c.threads[1].extended.truncate(100), "thread 2: its extended state"),
+            (
+                |c| {
+                    c.descriptors[6].object =
+                        Object::File { path: "/proc/self/pagemap".to_owned(), flags: 0, position: 0 };
+                },
+                "descriptor 9: a file that an instance must not open for itself",
+            ),
+            (
+                |c| {
+                    c.descriptors[6].object =
+                        Object::File { path: "/dev/null".to_owned(), flags: 0o100, position: 0 };
+                },
+                "descriptor 9: unknown flags",
+            ),
             (|c| c.descriptors[7].number = 512, "descriptor 512: its number is too large"),
             (|c| c.descriptors[6].number = 0, "descriptors: not in ascending order"),
             (

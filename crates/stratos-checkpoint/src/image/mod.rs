@@ -189,6 +189,26 @@ pub struct KernelMapping {
     pub end: u64,
 }
 
+/// Flags that open(2) takes again; the others are of the moment of opening (`O_CREAT`), or set by the kernel.
+pub(crate) const REOPENED: i32 = libc::O_ACCMODE
+    | libc::O_APPEND
+    | libc::O_NONBLOCK
+    | libc::O_DIRECTORY
+    | libc::O_PATH
+    | libc::O_NOFOLLOW
+    | libc::O_SYNC
+    | libc::O_DSYNC
+    | libc::O_NOATIME;
+
+/// Whether an instance may open a file before it has given up its privileges: what is in the layer and the function is the
+/// same for everybody. What is in /tmp is its own, and what the kernel shows in /proc and /sys depends on who opens it.
+pub(crate) fn may_be_opened(path: &str) -> bool {
+    const DEVICES: [&str; 5] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"];
+    let below =
+        |folder: &str| path == folder || path.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'));
+    DEVICES.contains(&path) || !["/dev", "/proc", "/sys", "/tmp"].into_iter().any(below)
+}
+
 /// An open descriptor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -9,6 +9,8 @@ use stratos_restorer::abi::{self, Call};
 use super::{Arena, call};
 use crate::image::{ConnectionOptions, Descriptor, Object};
 
+const RESOLVE_NO_MAGICLINKS: u64 = 2;
+const RESOLVE_NO_SYMLINKS: u64 = 4;
 const AT_FDCWD: u64 = -100_i64 as u64;
 /// Where a new descriptor waits to be moved to its number: it is above all those of the process.
 const PARKED: u64 = 520;
@@ -53,7 +55,11 @@ impl Plan<'_> {
             }
             Object::File { path, flags, position } => {
                 let path = self.text(path);
-                self.calls.push(call(libc::SYS_openat, [AT_FDCWD, path, u64::from(*flags), 0]).keep(0));
+                // It is the path of what was open, not of a link to it, and must not become one: this is not done with the
+                // program's own privileges (`struct open_how` of openat2(2)).
+                let how =
+                    self.arena.words(&[u64::from(*flags), 0, RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS]);
+                self.calls.push(call(libc::SYS_openat2, [AT_FDCWD, path, how, 24]).keep(0));
                 self.place(descriptor);
                 if *position > 0 {
                     let number = u64::from(descriptor.number);
