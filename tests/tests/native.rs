@@ -10,7 +10,7 @@ use stratos_tests::package::example_program;
 use stratos_tests::{Answer, Node, Package, go, need_root};
 
 /// Instances of which each test compares the random numbers.
-const INSTANCES: usize = 200;
+const INSTANCES: usize = 100;
 
 async fn node() -> Node {
     // An instance ends right after its request, so that the next request needs another.
@@ -30,17 +30,15 @@ async fn ask(node: &Node, name: &str) -> Answer {
     node.call(Call::new(Method::GET, format!("/f/{name}/"), "")).await
 }
 
-/// Asks for `/` in as many new instances.
-async fn ask_new_instances(node: &Node, name: &str) -> Vec<Answer> {
-    let mut answers = Vec::new();
+/// Asks for `/` in as many new instances, and looks at each answer.
+async fn ask_new_instances(node: &Node, name: &str, mut look: impl FnMut(&serde_json::Value)) {
     for _ in 0..INSTANCES {
         without_instances(node, name).await;
         let answer = ask(node, name).await;
         assert_eq!(answer.status, 200, "{}\n{}", answer.text(), node.log());
         assert_eq!(answer.header("stratos-start"), "restored", "{}", node.log());
-        answers.push(answer);
+        look(&answer.json());
     }
-    answers
 }
 
 /// A Go server that knows nothing of checkpoints: its threads, timers and collector go on in each instance, and nothing
@@ -54,8 +52,7 @@ async fn go_servers_are_restored_as_they_are() {
     node.deploy(&server("gopher", go_program("")).setting("prime = [\"/\", \"/\"]\n")).await;
     ready(&node, "gopher").await;
     let (mut random, mut count) = (BTreeSet::new(), 0);
-    for answer in ask_new_instances(&node, "gopher").await {
-        let value = answer.json();
+    ask_new_instances(&node, "gopher", |value| {
         assert_eq!(value["requests"], 3, "two were made before the checkpoint, as stratos.toml asks for");
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
         let age = now.as_millis() as i64 - value["now"].as_i64().expect("a time");
@@ -64,7 +61,8 @@ async fn go_servers_are_restored_as_they_are() {
             count += 1;
             random.insert(text.as_str().expect("a text").to_owned());
         }
-    }
+    })
+    .await;
     assert_eq!((random.len(), count), (INSTANCES * 15, INSTANCES * 15), "something random came twice");
 }
 
@@ -123,10 +121,10 @@ async fn programs_that_wait_for_their_release_are_restored() {
     node.deploy(&Package::folder("examples/parked-native").executable("server", program)).await;
     ready(&node, "parked-native").await;
     let mut random = BTreeSet::new();
-    for answer in ask_new_instances(&node, "parked-native").await {
-        let value = answer.json();
+    ask_new_instances(&node, "parked-native", |value| {
         assert_eq!(value["table"], 100_000, "it was computed before the checkpoint");
         random.extend(["rng", "own"].map(|key| value[key].as_str().expect("a text").to_owned()));
-    }
+    })
+    .await;
     assert_eq!(random.len(), INSTANCES * 2, "something random came twice");
 }

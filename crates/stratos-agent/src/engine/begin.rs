@@ -80,6 +80,8 @@ pub(super) struct Pipes {
     pub(super) stdout: pipe::Receiver,
     pub(super) stderr: pipe::Receiver,
     pub(super) status: pipe::Receiver,
+    /// What the release was written to.
+    pub(super) park: std::fs::File,
 }
 
 impl Pipes {
@@ -92,6 +94,7 @@ impl Pipes {
             stdout: receiver(inner.take_stdout())?,
             stderr: receiver(inner.take_stderr())?,
             status: receiver(inner.take_status())?,
+            park,
         })
     }
 }

@@ -190,7 +190,7 @@ impl Deployed {
     /// The same for an instance that is started to be checkpointed: its runtime parks when it could serve.
     pub(super) fn plan_for_checkpoint(&self, id: InstanceId) -> InstancePlan {
         let mut plan = self.plan_with(id, variable("STRATOS_CHECKPOINT", "1"));
-        if matches!(self.spec.entry, Entry::Client { .. }) {
+        if park_point(&self.spec) == Ok(ParkPoint::RestoreNext) {
             // Its client runs hooks and asks for `restore/next`, where it is dumped.
             plan.env.retain(|variable| !variable.as_bytes().starts_with(INITIALIZATION_TYPE.as_bytes()));
             plan.env.push(variable(INITIALIZATION_TYPE, "snap-start"));

@@ -20,6 +20,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::begin::{Begun, Pipes, Start, start_error};
+use super::checkpoint::OfVersion;
+use super::checkpointable::{ParkPoint, park_point};
 use super::deployed::{Deployed, HTTP_PORT};
 use super::failure::{Death, During, EndReason, Hook, hooks_timed_out, is_last_word, timed_out};
 use super::held::Origin;
@@ -60,6 +62,8 @@ pub(super) struct Instance {
     /// When the memory high-water mark was last read, and what it was, in KiB.
     peak_seen: Mutex<Option<(Instant, Option<u64>)>>,
     runtime_api: Option<JoinHandle<()>>,
+    /// What it was restored from.
+    checkpoint: OnceLock<Arc<OfVersion>>,
 }
 
 /// What an instance works on, so that its output can be told by invocation.
@@ -166,10 +170,8 @@ impl Instance {
         let pipes = Pipes::take(&mut inner, &release).map_err(|e| internal(&e))?;
         let listener = inner.take_runtime_listener();
 
-        let started_as = match deployed.spec.entry {
-            Entry::Client { .. } if restored => StartedAs::Restored,
-            Entry::Client { .. } | Entry::Handler(_) | Entry::Start(_) => StartedAs::Fresh,
-        };
+        let awaits_restore = park_point(&deployed.spec) == Ok(ParkPoint::RestoreNext);
+        let started_as = if restored && awaits_restore { StartedAs::Restored } else { StartedAs::Fresh };
         let (way_in, init, runtime_api) = match &deployed.spec.entry {
             Entry::Handler(_) | Entry::Client { .. } => {
                 let (api, jobs, init) = RuntimeApi::new(&deployed.arn(), started_as);
@@ -195,6 +197,7 @@ impl Instance {
             cpu_seen: Mutex::default(),
             peak_seen: Mutex::default(),
             runtime_api,
+            checkpoint: OnceLock::new(),
         });
         let output = [
             tokio::spawn(Arc::clone(&instance).read_output(pipes.stdout, "stdout", Arc::clone(&log))),
@@ -203,7 +206,16 @@ impl Instance {
         tokio::spawn(Arc::clone(&instance).watch(output, api));
         let hook_limit = (started_as == StartedAs::Restored).then_some(hook_limit);
         let result = instance.become_ready(pipes.status, init, hook_limit).await;
+        // By its release its random numbers are its own; it reads it in the first hook after the restore.
+        let unread = started_as == StartedAs::Restored
+            && rustix::io::ioctl_fionread(&pipes.park).is_ok_and(|bytes| bytes > 0);
         match result {
+            Ok(_) if unread => {
+                instance.end(EndReason::StartFailed);
+                let message =
+                    "its Runtime API client asks for requests without having run its hooks after the restore";
+                Err(ApiError::new(ErrorCode::FunctionInitFailed, message).into())
+            }
             Ok((running, ready)) => {
                 let running = running.unwrap_or(executed).max(executed);
                 Ok((instance, StartTimes { began, executed, running, ready: ready.max(running), restored }))
@@ -286,6 +298,16 @@ impl Instance {
     /// A socket on its way to the function's port.
     pub(super) fn connect_port(&self) -> io::Result<std::net::TcpStream> {
         self.sandbox.get().connect_port(HTTP_PORT)
+    }
+
+    /// Notes what it was restored from.
+    pub(super) fn is_restored_from(&self, checkpoint: Arc<OfVersion>) {
+        self.checkpoint.get_or_init(|| checkpoint);
+    }
+
+    /// What it was restored from.
+    pub(super) fn restored_from(&self) -> Option<&Arc<OfVersion>> {
+        self.checkpoint.get()
     }
 
     /// Its first process, as the host numbers it.

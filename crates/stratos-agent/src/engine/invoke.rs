@@ -103,14 +103,14 @@ impl Engine {
             WayIn::Http(port) => run.ask_port(&deployed, lease, port, request.payload, deadline).await,
         };
         match &outcome.result {
-            Ok(_) if outcome.meta.restored => self.learn(&deployed, instance.pid()),
-            Err(error)
-                if outcome.meta.restored
-                    && matches!(error.code, ErrorCode::FunctionCrashed | ErrorCode::FunctionTimeout) =>
-            {
-                self.restored_crashed(&deployed, error);
+            _ if !outcome.meta.restored => {}
+            Ok(_) => self.learn(&deployed, &instance),
+            Err(error) => {
+                let crashed = matches!(error.code, ErrorCode::FunctionCrashed | ErrorCode::FunctionTimeout);
+                if let Some(checkpoint) = instance.restored_from().filter(|_| crashed) {
+                    self.restored_crashed(&deployed, checkpoint, error);
+                }
             }
-            _ => {}
         }
         outcome
     }

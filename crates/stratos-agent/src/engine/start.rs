@@ -108,37 +108,46 @@ impl Engine {
         // Before an instance is taken that could not be released.
         let given = self.given(deployed).await?;
         let origin = self.origin(deployed).await?;
-        let is_restored = origin.is_some();
+        // What becomes of the instance is told of this checkpoint, in whose place there may be another by then.
+        let checkpoint = origin.as_ref().and_then(|_| self.checkpoint_now(deployed));
         let start = |origin: Option<Origin>| {
             let (sandbox, of, log) = (Arc::clone(&self.0.sandbox), Arc::clone(deployed), Arc::clone(log));
             let (given, limit) = (Arc::clone(&given), self.0.config.hook_limit);
             Instance::start(sandbox, of, log, origin, given, limit, |error: &StartError| {
-                self.restore_failed(deployed, error);
+                if let Some(checkpoint) = &checkpoint {
+                    self.restore_failed(deployed, checkpoint, error);
+                }
             })
         };
         let afresh = async || start(None).await.map_err(|not_ready| not_ready.error);
-        match start(origin).await {
+        let error = match (start(origin).await, &checkpoint) {
+            (Ok((instance, times)), Some(checkpoint)) if times.restored => {
+                instance.is_restored_from(Arc::clone(checkpoint));
+                return Ok((instance, times));
+            }
+            (Ok(started), _) => return Ok(started),
             // The function's own code, which would do the same in the next one.
-            Err(NotReady { error, in_hooks: true }) => {
-                self.restored_crashed(deployed, &error);
-                Err(error)
+            (Err(NotReady { error, in_hooks: true }), Some(checkpoint)) => {
+                self.restored_crashed(deployed, checkpoint, &error);
+                error
             }
             // What was initialised once, and does not come back now, cannot be the function's fault.
-            Err(NotReady { error, .. }) if is_restored && error.code == ErrorCode::FunctionInitFailed => {
-                self.did_not_come_back(deployed, &error);
+            (Err(NotReady { error, .. }), Some(checkpoint))
+                if error.code == ErrorCode::FunctionInitFailed =>
+            {
+                self.did_not_come_back(deployed, checkpoint, &error);
                 match deployed.spec.checkpoint {
-                    CheckpointMode::Required => Err(error),
-                    CheckpointMode::Auto | CheckpointMode::Off => afresh().await,
+                    CheckpointMode::Required => error,
+                    CheckpointMode::Auto | CheckpointMode::Off => return afresh().await,
                 }
             }
-            Err(NotReady { error, .. }) => {
-                if is_restored && error.code == ErrorCode::FunctionTimeout {
-                    self.restored_crashed(deployed, &error);
-                }
-                Err(error)
+            (Err(NotReady { error, .. }), Some(checkpoint)) if error.code == ErrorCode::FunctionTimeout => {
+                self.restored_crashed(deployed, checkpoint, &error);
+                error
             }
-            Ok(started) => Ok(started),
-        }
+            (Err(NotReady { error, .. }), _) => error,
+        };
+        Err(error)
     }
 
     /// Sets memory aside for an instance; makes room by ending the instance that has been idle longest.

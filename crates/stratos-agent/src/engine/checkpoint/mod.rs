@@ -232,23 +232,31 @@ impl Engine {
 
     /// A restored instance gave no answer to its first request. When each does, it may be the checkpoint's fault and not
     /// the function's: starts are fresh for a while then.
-    pub(in crate::engine) fn restored_crashed(&self, deployed: &Deployed, error: &ApiError) {
-        let Some(of) = self.0.checkpoints.of(deployed) else { return };
+    pub(in crate::engine) fn restored_crashed(
+        &self,
+        deployed: &Deployed,
+        of: &Arc<OfVersion>,
+        error: &ApiError,
+    ) {
         let required = deployed.spec.checkpoint == CheckpointMode::Required;
         if of.crashes.fetch_add(1, Ordering::AcqRel) + 1 >= MOST_CRASHES && !required {
             let reason = format!(
                 "{MOST_CRASHES} restored instances in a row gave no answer to their first request: {}",
                 error.message
             );
-            self.give_up(deployed, &of, &reason, Some(RETRY));
+            self.give_up(deployed, of, &reason, Some(RETRY));
         }
     }
 
     /// An instance could not be restored, or did not come back.
-    pub(in crate::engine) fn restore_failed(&self, deployed: &Deployed, error: &StartError) {
-        let Some(of) = self.0.checkpoints.of(deployed) else { return };
+    pub(in crate::engine) fn restore_failed(
+        &self,
+        deployed: &Deployed,
+        of: &Arc<OfVersion>,
+        error: &StartError,
+    ) {
         match error {
-            StartError::Restore { source } => drop(self.template_failed(deployed, &of, source)),
+            StartError::Restore { source } => drop(self.template_failed(deployed, of, source)),
             // Nothing about the checkpoint: no user id, no cgroup, no descriptor.
             error => {
                 tracing::warn!(function = %deployed.key, error = %chain(error), "an instance was not restored");
@@ -257,10 +265,18 @@ impl Engine {
     }
 
     /// The same of a restored process that ended, or did not become ready.
-    pub(in crate::engine) fn did_not_come_back(&self, deployed: &Deployed, error: &ApiError) {
-        if let Some(of) = self.0.checkpoints.of(deployed) {
-            self.give_up(deployed, &of, &chain(error), Some(RETRY));
-        }
+    pub(in crate::engine) fn did_not_come_back(
+        &self,
+        deployed: &Deployed,
+        of: &Arc<OfVersion>,
+        error: &ApiError,
+    ) {
+        self.give_up(deployed, of, &chain(error), Some(RETRY));
+    }
+
+    /// The checkpoint that instances of a version are restored from now.
+    pub(in crate::engine) fn checkpoint_now(&self, deployed: &Deployed) -> Option<Arc<OfVersion>> {
+        self.0.checkpoints.of(deployed)
     }
 
     /// What fails because a process was killed, or the machine is busy or out of something, passes: only the template goes.
@@ -293,15 +309,18 @@ impl Engine {
         retry: Option<Duration>,
     ) -> Arc<str> {
         let reason: Arc<str> = reason.into();
-        tracing::warn!(function = %deployed.key, version = deployed.version, %reason, "a checkpoint is not usable");
-        platform_line(&self.log(&deployed.key), "-", None, format!("CHECKPOINT none: {reason}"));
         *lock(&of.retry_at) = retry.map(|retry| Instant::now() + retry);
         of.state.send_replace(State::None(Arc::clone(&reason)));
         drop(lock(&of.template).take());
         drop(std::mem::take(&mut *lock(&of.held)));
-        self.0
-            .checkpoints
-            .remove_images(|image| image.key == deployed.key && image.version == deployed.version);
+        // Another may be in its place by now, of which nothing is known.
+        if self.0.checkpoints.of(deployed).is_some_and(|now| std::ptr::eq(&raw const *now, of)) {
+            tracing::warn!(function = %deployed.key, version = deployed.version, %reason, "a checkpoint is not usable");
+            platform_line(&self.log(&deployed.key), "-", None, format!("CHECKPOINT none: {reason}"));
+            self.0
+                .checkpoints
+                .remove_images(|image| image.key == deployed.key && image.version == deployed.version);
+        }
         reason
     }
 

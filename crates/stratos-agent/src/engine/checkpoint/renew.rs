@@ -9,7 +9,6 @@ use stratos_checkpoint::image::Image;
 use super::images::OnDisk;
 use super::{OfVersion, RETRY, State};
 use crate::engine::deployed::Deployed;
-use crate::engine::held;
 use crate::engine::invoke::platform_line;
 use crate::engine::parked::NotMade;
 use crate::engine::{Engine, lock};
@@ -33,11 +32,12 @@ impl Engine {
         let path = self.0.checkpoints.path(&own);
         match self.make(&deployed, &path, Arc::clone(&log)).await {
             Ok(image) => {
-                let new = Arc::new(OfVersion::new(deployed.version, State::Ready(Arc::new(image))));
+                let image = Arc::new(image);
+                let new = Arc::new(OfVersion::new(deployed.version, State::Ready(Arc::clone(&image))));
                 {
                     let mut versions = lock(&self.0.checkpoints.versions);
                     match versions.get_mut(&deployed.key) {
-                        Some(now) if Arc::ptr_eq(now, &of) => *now = new,
+                        Some(now) if Arc::ptr_eq(now, &of) => *now = Arc::clone(&new),
                         // This one was given up, or another version is current by now.
                         Some(now) if now.version == deployed.version => return,
                         _ => return self.0.checkpoints.remove_images(|image| *image == own),
@@ -47,9 +47,17 @@ impl Engine {
                 self.0.checkpoints.remove_images(|image| {
                     (&image.key, image.version) == (&own.key, own.version) && *image != own
                 });
-                let held = std::mem::take::<held::Store>(&mut lock(&of.held));
-                let template = lock(&of.template).take();
-                drop((held, template));
+                // What was ready to be cloned is so again before anybody asks.
+                let was_warm = {
+                    let (held, template) = (std::mem::take(&mut *lock(&of.held)), lock(&of.template).take());
+                    held.len() > 0 || template.is_some()
+                };
+                if was_warm {
+                    drop(self.template_of(&deployed, &new, Arc::clone(&image)).await);
+                }
+                if deployed.spec.held > 0 {
+                    self.refill(deployed, new, image).await;
+                }
             }
             Err(NotMade { reason, .. }) => {
                 let message = format!("CHECKPOINT kept, although it is old: another was not made: {reason}");

@@ -12,6 +12,7 @@ use stratos_types::InstanceId;
 use super::{Checkpoints, OfVersion, State, chain};
 use crate::engine::deployed::Deployed;
 use crate::engine::held::Held;
+use crate::engine::instance::Instance;
 use crate::engine::off_worker::OffWorker;
 use crate::engine::{Engine, lock};
 
@@ -133,8 +134,8 @@ impl Engine {
     }
 
     /// A restored instance has answered its first request: what it touched, later ones get ahead.
-    pub(in crate::engine) fn learn(&self, deployed: &Deployed, pid: u32) {
-        let Some(of) = self.0.checkpoints.of(deployed) else { return };
+    pub(in crate::engine) fn learn(&self, deployed: &Deployed, instance: &Instance) {
+        let (Some(of), pid) = (instance.restored_from(), instance.pid()) else { return };
         let template = lock(&of.template).as_ref().map(|kept| Arc::clone(kept.template.get()));
         of.crashes.store(0, Ordering::Release);
         let (Some(template), State::Ready(image)) = (template, of.state.borrow().clone()) else { return };
