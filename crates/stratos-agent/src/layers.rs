@@ -1,8 +1,8 @@
 //! The runtime layers on this node: verified, mounted once, shared by every instance.
 //!
 //! A layer that is a file is read and compared with its digest before it is mounted. A layer of a StratOS disk is a
-//! device of which the kernel checks every block as it is read (dm-verity), so nothing is read ahead of its use; a block
-//! that is not what it should be is a read error, then or later.
+//! device of which the kernel checks every block as it is read (dm-verity), so its digest need not be; a block that is not what
+//! it should be is a read error, then or later. Of both, large programs are read whole where there is memory for that.
 
 use std::collections::HashMap;
 use std::fs::File;
