@@ -137,7 +137,10 @@ mod tests {
         assert!(before.is_empty() || !is_on_disk, "{before:?}");
         // A kernel without huge pages says so; the page cache of a temporary file may have them or not.
         match read_huge(&file, HUGE + 4096..3 << 20) {
-            Ok(()) => assert_eq!(resident(&file, 3 << 20).unwrap(), std::slice::from_ref(&(0..3 << 20))),
+            Ok(()) => {
+                let last = resident(&file, 3 << 20).unwrap().pop().unwrap();
+                assert!(last.start <= HUGE && last.end == 3 << 20, "{last:?}");
+            }
             Err(error) => assert_eq!(error.raw_os_error(), Some(libc::EINVAL), "{error}"),
         }
         read_huge(&file, 0..0).unwrap();
