@@ -1,7 +1,9 @@
 //! A node for one test.
 
 use std::ffi::OsString;
+use std::io::Write as _;
 use std::ops::Deref;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -116,6 +118,17 @@ impl Node {
     /// The API's socket.
     pub fn socket(&self) -> PathBuf {
         self.dir.path().join("api.sock")
+    }
+
+    /// Sends a request. The client has gone when the result is dropped.
+    ///
+    /// # Panics
+    /// When the node takes no connections.
+    pub fn begin(&self, request: &str, body: &str) -> UnixStream {
+        let mut connection = UnixStream::connect(self.socket()).expect("a connection");
+        let head = format!("{request} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n\r\n", body.len());
+        connection.write_all(format!("{head}{body}").as_bytes()).expect("it is sent");
+        connection
     }
 
     /// The process id.

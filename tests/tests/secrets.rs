@@ -522,3 +522,28 @@ def handler(event, context):
         assert!(named && said.contains("hint: ") && !said.contains("hush"), "{said}");
     }
 }
+
+/// No instance keeps an old value, also when whoever changes it does not wait.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_is_rotated_although_the_client_has_gone() {
+    if !need_root("a_secret_is_rotated_although_the_client_has_gone") {
+        return;
+    }
+    let node = Node::start().await;
+    set_ok(&node, "password", "0").await;
+    node.deploy(&Package::node("js", JS).setting(SECRETS)).await;
+    let file = node.dir().join("state/secrets/default.password");
+    for value in ["1", "2", "3", "4", "5", "6", "7", "8"] {
+        assert_ne!(seen(&node, "js").await.0["handler"], value);
+        let request = node.begin("PUT /v1/secrets/password", value);
+        let begun = Instant::now();
+        while std::fs::read_to_string(&file).expect("the secret's file") != value {
+            assert!(begun.elapsed() < PATIENCE, "{value} is not stored");
+        }
+        drop(request);
+        while seen(&node, "js").await.0["handler"] != value {
+            assert!(begun.elapsed() < PATIENCE, "{value} does not arrive");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}

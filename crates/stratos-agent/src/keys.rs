@@ -122,6 +122,17 @@ impl TrustedKeys {
         }
     }
 
+    /// Whether there is a key of this id. Reads one file where its name is the one that [`TrustedKeys::enroll`] gives.
+    pub fn is_trusted(&self, id: KeyId) -> bool {
+        let usual = fs::metadata(&self.folder).is_ok_and(|metadata| is_own(&metadata))
+            && read(&self.path(id)).is_ok_and(|enrolled| enrolled.key.id() == id);
+        usual || self.find(id).is_some()
+    }
+
+    fn path(&self, id: KeyId) -> PathBuf {
+        self.folder.join(id.to_string()).with_extension(EXTENSION)
+    }
+
     /// Adds a key; one that is there stays as it is.
     ///
     /// # Errors
@@ -133,7 +144,7 @@ impl TrustedKeys {
         }
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&self.folder);
         made.map_err(failed("create", &self.folder))?;
-        let path = self.folder.join(id.to_string()).with_extension(EXTENSION);
+        let path = self.path(id);
         let new = path.with_extension("new");
         let write = || -> io::Result<()> {
             let mut options = OpenOptions::new();
@@ -210,10 +221,17 @@ mod tests {
         }
         assert_eq!(keys.list().unwrap().len(), 2);
         assert_eq!(keys.find(two.id()), Some(two));
+        assert!(keys.is_trusted(two.id()));
         keys.remove(two.id()).unwrap();
         assert_eq!(keys.find(two.id()), None);
+        assert!(!keys.is_trusted(two.id()));
         assert_eq!(keys.remove(two.id()).unwrap_err().to_string(), format!("there is no key {}", two.id()));
         assert_eq!(keys.find(one.id()), Some(one));
+        // Whatever its file is called.
+        fs::rename(keys.path(one.id()), keys.folder.join("release.pub")).unwrap();
+        assert!(keys.is_trusted(one.id()));
+        keys.remove(one.id()).unwrap();
+        assert!(!keys.is_trusted(one.id()));
     }
 
     /// Who can write to the folder, a file, or what a link leads to, must not decide what is believed.
@@ -226,18 +244,18 @@ mod tests {
         let path = keys.enroll(&key).unwrap().path;
         let chmod = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
         chmod(&path, 0o664);
-        assert_eq!(keys.find(key.id()), None);
+        assert_eq!((keys.find(key.id()), keys.is_trusted(key.id())), (None, false));
         chmod(&path, 0o644);
         assert_eq!(keys.find(key.id()), Some(key));
         chmod(&folder, 0o777);
         assert!(matches!(keys.list(), Err(KeysError::Writable { .. })));
         assert!(keys.enroll(&key).is_err());
-        assert_eq!(keys.find(key.id()), None);
+        assert_eq!((keys.find(key.id()), keys.is_trusted(key.id())), (None, false));
         chmod(&folder, 0o755);
         let elsewhere = dir.path().join("elsewhere");
         fs::rename(&path, &elsewhere).unwrap();
         symlink(&elsewhere, &path).unwrap();
-        assert_eq!(keys.find(key.id()), None);
+        assert_eq!((keys.find(key.id()), keys.is_trusted(key.id())), (None, false));
         fs::write(folder.join("junk.pub"), "junk").unwrap();
         assert!(keys.list().unwrap().is_empty());
     }

@@ -22,6 +22,8 @@ use crate::warm::{Source, text};
 
 /// Where the devices of packed layers are.
 const DEVICES: &str = "/dev/mapper";
+/// How the names of files begin that are being written.
+const PARTIAL: &str = ".layer-";
 /// Memory of a machine, in bytes, from which on the programs of layers are kept whole in it (100 MB for Node.js).
 const LARGE_MACHINE: u64 = 4 << 30;
 
@@ -230,6 +232,24 @@ impl Layers {
         File::open(&path).map_err(|source| LayersError::Read { path, source })
     }
 
+    /// Removes what is left of layers that were being added when an agent ended.
+    pub fn sweep(&self) {
+        for entry in std::fs::read_dir(&self.dir).into_iter().flatten().flatten() {
+            if !entry.file_name().as_encoded_bytes().starts_with(PARTIAL.as_bytes()) {
+                continue;
+            }
+            let path = entry.path();
+            // One that is locked is being written, by another agent that uses the folder.
+            let removed = File::open(&path).and_then(|file| {
+                file.try_lock()?;
+                std::fs::remove_file(&path)
+            });
+            if let Err(error) = removed {
+                tracing::warn!(path = %path.display(), %error, "a part of a layer is left in its folder");
+            }
+        }
+    }
+
     /// Adds a layer that is not here yet. What `image` gives must be what `manifest` says; it is compared once more before
     /// it is mounted.
     ///
@@ -238,11 +258,11 @@ impl Layers {
     pub fn install(&self, manifest: &LayerManifest, image: &mut impl Read) -> Result<(), LayersError> {
         let mut write = || -> io::Result<()> {
             std::fs::create_dir_all(&self.dir)?;
-            let mut file = NamedTempFile::new_in(&self.dir)?;
+            let mut file = partial(&self.dir)?;
             io::copy(image, &mut file)?;
             persist(file, &self.dir.join(&manifest.image))?;
             // The manifest is what makes the layer exist, so it comes last.
-            let mut file = NamedTempFile::new_in(&self.dir)?;
+            let mut file = partial(&self.dir)?;
             file.write_all(&serde_json::to_vec_pretty(manifest)?)?;
             persist(file, &self.dir.join(&manifest.name).with_added_extension("json"))?;
             File::open(&self.dir)?.sync_all()
@@ -313,6 +333,13 @@ impl Layers {
         }
         Ok(manifest)
     }
+}
+
+/// A file that is not yet what it will be, and no agent's left-over while it is open.
+fn partial(dir: &Path) -> io::Result<NamedTempFile> {
+    let file = tempfile::Builder::new().prefix(PARTIAL).tempfile_in(dir)?;
+    file.as_file().lock()?;
+    Ok(file)
 }
 
 fn persist(file: NamedTempFile, path: &Path) -> io::Result<()> {

@@ -158,6 +158,7 @@ async fn serve(
     let store = Store::open(&options.state)?;
     store.blobs().collect_garbage()?;
     let layers = Arc::new(Layers::new(options.layers(), Arc::clone(&sandbox)));
+    layers.sweep();
     let egress_denied = options.egress_denied.clone().unwrap_or_default();
     let (starts, started) = warm::starts();
     let keys = TrustedKeys::new(options.trusted_keys());

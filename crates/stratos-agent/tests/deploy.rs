@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -392,6 +393,29 @@ fn a_full_disk_ends_a_deploy_and_nothing_else() {
 }
 
 /// A layer of a StratOS disk: its device is mounted as it is, for the kernel checks what is read from it.
+/// A killed agent's part of a layer goes at the next start; one that is being written stays.
+#[test]
+fn parts_of_layers_are_swept() {
+    struct Swept<'a>(&'a Layers, &'a [u8]);
+    impl Read for Swept<'_> {
+        fn read(&mut self, to: &mut [u8]) -> std::io::Result<usize> {
+            self.0.sweep();
+            self.1.read(to)
+        }
+    }
+    let Some(rig) = rig("parts_of_layers_are_swept", None) else { return };
+    let folder = rig.dir.path().join("some-layers");
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join(".layer-killed"), "half").unwrap();
+    let layers = Layers::new(folder.clone(), Arc::clone(&rig.sandbox));
+    let text = fs::read(layers_dir().join("native.json")).unwrap();
+    let manifest: stratos_types::LayerManifest = serde_json::from_slice(&text).unwrap();
+    layers.install(&manifest, &mut Swept(&layers, b"whole")).unwrap();
+    assert_eq!(fs::read(folder.join(&manifest.image)).unwrap(), b"whole");
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 2, "image and manifest");
+    assert_eq!(layers.list().len(), 1);
+}
+
 #[test]
 fn packed_layers_are_devices_and_are_not_read_whole() {
     let Some(rig) = rig("packed_layers_are_devices_and_are_not_read_whole", None) else { return };

@@ -49,11 +49,6 @@ impl Artifact {
         self.signature.as_ref()
     }
 
-    /// Bytes of the file without its signature.
-    pub fn bytes(&self) -> u64 {
-        self.head.end
-    }
-
     /// Compares all sections with their digests. Reads all of the file.
     ///
     /// # Errors

@@ -80,7 +80,7 @@ fn what_is_written_is_read() {
     assert_eq!(read(Section::Runtime), b"layer");
     assert_eq!(read(Section::Checkpoint), [7; PAGE as usize + 1]);
     assert_eq!(artifact.manifest().checkpoint.as_ref().unwrap().bytes, PAGE + 1);
-    assert_eq!(artifact.bytes() + SIGNATURE_BYTES as u64, bytes.len() as u64);
+    assert_eq!(artifact.head.end + SIGNATURE_BYTES as u64, bytes.len() as u64);
     // Signing again replaces the signature.
     let file = temporary(&bytes);
     let (other, _) = SecretKey::generate().unwrap();

@@ -4,6 +4,7 @@ mod believed;
 mod command_line;
 mod dropped;
 mod refused;
+mod removed;
 
 use std::fs::{self, File};
 use std::io::Read as _;
@@ -28,9 +29,11 @@ const JS: &str = r#"
     const seen = process.env.AWS_LAMBDA_FUNCTION_VERSION;
     const drawn = Math.random();
     let calls = 0;
-    export const handler = async (event, context) => ({
-        drawn, seen, calls: ++calls, version: process.env.AWS_LAMBDA_FUNCTION_VERSION, told: context.functionVersion,
-    });
+    export const handler = async ({ pause }, context) => {
+        await new Promise((resolve) => setTimeout(resolve, pause ?? 0));
+        const version = process.env.AWS_LAMBDA_FUNCTION_VERSION;
+        return { drawn, seen, calls: ++calls, version, told: context.functionVersion };
+    };
 "#;
 const PY: &str = r#"
 import os, random
@@ -62,7 +65,13 @@ struct Pair {
 }
 
 async fn pair() -> Pair {
-    let start = || Node::builder().checkpoints().arg("--idle-timeout").arg("1s").start();
+    pair_with(&["--idle-timeout", "1s"]).await
+}
+
+async fn pair_with(arguments: &[&str]) -> Pair {
+    let builder =
+        || arguments.iter().fold(Node::builder().checkpoints(), |node, argument| node.arg(argument));
+    let start = || builder().start();
     let (builder, node) = tokio::join!(start(), start());
     let from = Session::new(&builder);
     from.write("js/stratos.toml", "name = \"js\"\nruntime = \"node24\"\nhandler = \"index.handler\"\n");

@@ -224,7 +224,7 @@ impl Deployer {
         let mut section = artifact.section(Section::Checkpoint).expect("the manifest says so");
         io::copy(&mut section, &mut file).map_err(|e| DeployError::io("write", file.path(), e))?;
         file.as_file().sync_all().map_err(|e| DeployError::io("write", file.path(), e))?;
-        // What it says itself counts, and is checked again whenever it is used.
+        // What it says itself counts, and is checked again when it is read for use.
         let checkpoint = match Image::open(file.path()) {
             Ok(image) => image,
             Err(error) => return dropped(chain(&error)),

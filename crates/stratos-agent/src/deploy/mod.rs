@@ -139,7 +139,8 @@ impl Deployer {
     /// `Failed` are the caller's to say. The caller is on a thread of a tokio runtime that may block (`spawn_blocking`).
     ///
     /// # Errors
-    /// See [`DeployError`]; nothing was changed then.
+    /// See [`DeployError`]; no version was made then. A runtime layer that came with a believed artifact may have been
+    /// added, and stays.
     pub fn deploy(
         &self,
         tenant: &TenantId,

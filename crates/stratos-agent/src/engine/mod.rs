@@ -59,6 +59,9 @@ use crate::layers::Layers;
 use crate::machine::Running;
 use crate::warm::{Source, Starts};
 
+/// How often the current version is looked up while others are deployed.
+const PREPARE_TRIES: u32 = 8;
+
 /// What the operator decides about running functions.
 #[derive(Debug, Clone)]
 pub struct EngineConfig {
@@ -342,15 +345,14 @@ impl Engine {
 
     /// A version was deployed or made current: its checkpoint is made before anybody asks for it.
     pub async fn prepare_checkpoint(&self, key: &FunctionKey) {
-        match self.resolve(key, None).await {
-            Ok(deployed) => drop(self.prepare(&deployed)),
-            Err(error) => tracing::warn!(function = %key, %error, "no checkpoint is made"),
+        for _ in 0..PREPARE_TRIES {
+            match self.resolve(key, None).await {
+                // Not what is current any more: it is looked up again.
+                Ok(deployed) if self.prepare(&deployed).is_none() => {}
+                Ok(_) => return,
+                Err(error) => return tracing::warn!(function = %key, %error, "no checkpoint is made"),
+            }
         }
-    }
-
-    /// Whether this node restores instances at all.
-    pub fn restores(&self) -> bool {
-        self.0.config.checkpoints
     }
 
     /// How the instances of a function's current version are started.

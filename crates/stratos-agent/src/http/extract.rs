@@ -8,7 +8,7 @@ use axum::body::Body;
 use axum::extract::{FromRequestParts, Query, RawPathParams};
 use http::request::Parts;
 use serde::de::DeserializeOwned;
-use stratos_api::ErrorCode;
+use stratos_api::{ApiError, ErrorCode};
 use stratos_store::StoreError;
 use stratos_types::{FunctionKey, FunctionName, InvocationId, SecretName};
 
@@ -142,14 +142,49 @@ pub(super) async fn run_blocking<T: Send + 'static, E: Into<Failure> + Send + 's
 ) -> Result<T> {
     match tokio::task::spawn_blocking(call).await {
         Ok(result) => result.map_err(Into::into),
-        Err(error) => Err(stratos_api::ApiError::new(ErrorCode::Internal, "the node failed at this request")
-            .caused_by(&error)
-            .into()),
+        Err(error) => Err(failed_here(&error)),
     }
+}
+
+/// Does work that is not to be left half done: it goes on when the client has gone, and with it the request's future.
+pub(super) async fn to_its_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    match tokio::spawn(work).await {
+        Ok(result) => result,
+        Err(error) => Err(failed_here(&error)),
+    }
+}
+
+fn failed_here(error: &tokio::task::JoinError) -> Failure {
+    ApiError::new(ErrorCode::Internal, "the node failed at this request").caused_by(error).into()
 }
 
 pub(super) fn unknown_function(name: &str) -> Failure {
     let name: String = name.chars().take(80).collect();
     Failure::new(ErrorCode::NotFound, format!("there is no function `{name}`"))
         .hint("`stratos ls` lists the functions of this node; `stratos deploy` adds one")
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_was_begun_is_ended_although_nobody_waits() {
+        let (go_on, gone) = tokio::sync::oneshot::channel::<()>();
+        let (done, ended) = tokio::sync::oneshot::channel();
+        let mut work = Box::pin(to_its_end(async move {
+            gone.await.expect("it is told");
+            done.send(()).expect("it is waited for");
+            Ok(())
+        }));
+        // As when a client goes: the future was polled, and is dropped.
+        assert!((&mut work).now_or_never().is_none());
+        drop(work);
+        go_on.send(()).expect("it goes on");
+        ended.await.expect("it has ended");
+    }
 }

@@ -55,11 +55,23 @@ pub(super) async fn remove(State(api): State<Arc<Api>>, Id(id): Id) -> Result<St
         Failure::new(ErrorCode::NotFound, error.to_string())
             .hint("`stratos key list` lists the keys of this node")
     })?;
-    let keys = api.keys.clone();
-    run_blocking(move || keys.remove(id)).await?;
-    tracing::info!(key = %id, "a key was removed");
-    api.engine.key_removed(id).await;
-    Ok(StatusCode::NO_CONTENT)
+    extract::to_its_end(async move {
+        let keys = api.keys.clone();
+        let removal = run_blocking(move || {
+            let removed = keys.remove(id);
+            // It may be gone although that failed, or before.
+            let is_gone = removed.is_ok() || !keys.is_trusted(id);
+            Ok::<_, Failure>((removed, is_gone))
+        });
+        let (removed, is_gone) = removal.await?;
+        if is_gone {
+            api.engine.key_removed(id).await;
+        }
+        removed?;
+        tracing::info!(key = %id, "a key was removed");
+        Ok(StatusCode::NO_CONTENT)
+    })
+    .await
 }
 
 fn info(enrolled: &Enrolled) -> KeyInfo {

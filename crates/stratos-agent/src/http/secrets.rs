@@ -15,7 +15,7 @@ use stratos_types::{FunctionSpec, SecretName, TenantId};
 
 use super::Api;
 use super::errors::{Failure, Result};
-use super::extract::{Params, Secret, blocking};
+use super::extract::{self, Params, Secret, blocking};
 use crate::body;
 use crate::clock::rfc3339_ms;
 
@@ -43,13 +43,10 @@ pub(super) async fn set(
             .hint("what is not text can be kept as base64, and decoded by the function")
     })?;
     let (store, tenant) = (api.engine.store().clone(), api.tenant.clone());
-    let set = move || {
-        let record = store.secrets().set(&tenant, &name, &value)?;
-        Ok((record, users(&store, &tenant)?))
-    };
-    let (record, users) = blocking(set).await?;
-    api.engine.secret_changed(&api.tenant, &record.name);
+    let record = changed(&api, name.clone(), move |store, tenant| store.secrets().set(tenant, &name, &value));
+    let record = record.await?;
     tracing::info!(secret = %record.name, "a secret was set");
+    let users = blocking(move || users(&store, &tenant)).await?;
     Ok(Json(info(record, &users)))
 }
 
@@ -90,14 +87,31 @@ pub(super) async fn remove(
         return Err(Failure::new(ErrorCode::Conflict, message)
             .hint("deploy these without it first, or remove it with --force (?force=true): they fail then"));
     }
-    let (store, tenant, wanted) = (api.engine.store().clone(), api.tenant.clone(), name.clone());
-    if !blocking(move || store.secrets().remove(&tenant, &wanted)).await? {
+    let wanted = name.clone();
+    let removed = changed(&api, name.clone(), move |store, tenant| store.secrets().remove(tenant, &wanted));
+    if !removed.await? {
         return Err(Failure::new(ErrorCode::NotFound, format!("there is no secret `{name}`"))
             .hint("`stratos secret list` lists the secrets of this node"));
     }
-    api.engine.secret_changed(&api.tenant, &name);
     tracing::info!(secret = %name, "a secret was removed");
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Changes a secret and lets no instance keep the old value: also when the client goes meanwhile, and when the change
+/// failed, for it may have got as far as the disk.
+async fn changed<T: Send + 'static>(
+    api: &Arc<Api>,
+    name: SecretName,
+    change: impl FnOnce(&Store, &TenantId) -> std::result::Result<T, StoreError> + Send + 'static,
+) -> Result<T> {
+    let api = Arc::clone(api);
+    extract::to_its_end(async move {
+        let (store, tenant) = (api.engine.store().clone(), api.tenant.clone());
+        let changed = blocking(move || change(&store, &tenant)).await;
+        api.engine.secret_changed(&api.tenant, &name);
+        changed
+    })
+    .await
 }
 
 /// Which functions use which secret in their current versions.

@@ -42,6 +42,7 @@ impl Checkpoints {
             budget: config.template_budget,
             trusted: config.trusted_keys.clone(),
             versions: Mutex::default(),
+            placing: Mutex::default(),
             making: tokio::sync::Semaphore::new(1),
         };
         checkpoints.sweep(store)?;
@@ -60,7 +61,7 @@ impl Checkpoints {
                     // Nothing is known; a checkpoint is only used after it was compared.
                     Err(_) => true,
                 };
-                current && image.signed_by.is_none_or(|key| self.trusted.find(key).is_some())
+                current && image.signed_by.is_none_or(|key| self.trusted.is_trusted(key))
             });
             if !wanted {
                 remove(&path);
@@ -150,7 +151,7 @@ impl Engine {
     fn usable(&self, deployed: &Deployed, on_disk: &OnDisk) -> Option<Image> {
         let path = self.0.checkpoints.path(on_disk);
         if let Some(key) = on_disk.signed_by
-            && self.0.checkpoints.trusted.find(key).is_none()
+            && !self.0.checkpoints.trusted.is_trusted(key)
         {
             tracing::info!(path = %path.display(), %key, "a checkpoint is not used: its key is not trusted any more");
             return None;

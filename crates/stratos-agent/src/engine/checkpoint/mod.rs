@@ -52,6 +52,8 @@ pub(in crate::engine) struct Checkpoints {
     budget: u64,
     trusted: TrustedKeys,
     versions: Mutex<HashMap<FunctionKey, Arc<OfVersion>>>,
+    /// Held while the images of other versions are removed, and while one that came with an artifact is put in its place.
+    placing: Mutex<()>,
     /// One is made at a time: it takes a processor from requests.
     making: tokio::sync::Semaphore,
 }
@@ -72,6 +74,8 @@ pub(in crate::engine) struct OfVersion {
     renewed_at: Mutex<Option<Instant>>,
     /// The key that signed the artifact which it came with.
     signed_by: OnceLock<KeyId>,
+    /// The same of an earlier one of this version, of which there may be instances still.
+    signed_before: Mutex<Option<KeyId>>,
     /// Restored instances that crashed at their first request, since one did not.
     crashes: AtomicU32,
 }
@@ -98,8 +102,27 @@ impl OfVersion {
             refilling: AtomicBool::new(false),
             renewed_at: Mutex::default(),
             signed_by: OnceLock::new(),
+            signed_before: Mutex::default(),
             crashes: AtomicU32::new(0),
         }
+    }
+
+    /// It takes the place of another of the same version.
+    fn in_place_of(self, earlier: &Self) -> Self {
+        *lock(&self.signed_before) = earlier.signed_by.get().copied().or(*lock(&earlier.signed_before));
+        self
+    }
+
+    /// Nothing is restored from it any more. Instances that were may know it for as long as they live.
+    fn discard(&self) {
+        let (held, template) = (std::mem::take(&mut *lock(&self.held)), lock(&self.template).take());
+        drop((held, template));
+    }
+
+    /// Waits until it is known whether there is one.
+    async fn settled(&self) {
+        // The sender lives as long as this does.
+        drop(self.state.subscribe().wait_for(|state| !matches!(state, State::Making)).await);
     }
 
     /// Whether it is what this version has, or was, and something else is to be tried by now.
@@ -147,7 +170,10 @@ impl Checkpoints {
 
     /// Forgets a function's checkpoint: nothing of it is left in memory or on disk.
     pub(in crate::engine) fn forget(&self, key: &FunctionKey) {
-        drop(lock(&self.versions).remove(key));
+        let removed = lock(&self.versions).remove(key);
+        if let Some(of) = removed {
+            of.discard();
+        }
         self.remove_others(key, None);
     }
 }
@@ -161,12 +187,15 @@ impl Engine {
         &self,
         deployed: &Arc<Deployed>,
     ) -> Result<Option<Origin>, ApiError> {
-        // An older version has none, also when it would require one: it is asked for by name, or just being replaced.
-        if !self.is_current(deployed) {
-            return Ok(None);
-        }
         let required = deployed.spec.checkpoint == CheckpointMode::Required;
-        let of = self.prepare(deployed);
+        // An older version has none, also when it would require one: it is asked for by name, or just being replaced.
+        let Some(mut of) = self.prepare_believed(deployed).await else { return Ok(None) };
+        // Another may be on its way once more, whose predecessor was waited for.
+        while required && matches!(*of.state.borrow(), State::Making) {
+            of.settled().await;
+            let Some(now) = self.prepare_believed(deployed).await else { return Ok(None) };
+            of = now;
+        }
         let state = of.state.borrow().clone();
         let reason = match state {
             State::Ready(image) => {
@@ -187,7 +216,6 @@ impl Engine {
                     Err(reason) => reason,
                 }
             }
-            State::Making if required => Arc::from("it is being made"),
             State::Making => return Ok(None),
             State::None(reason) => reason,
         };
@@ -222,12 +250,11 @@ impl Engine {
     /// Waits for the checkpoint of a function that requires one. To be called before memory is set aside for an instance:
     /// making the checkpoint takes as much.
     pub(in crate::engine) async fn await_required(&self, deployed: &Arc<Deployed>) {
-        if deployed.spec.checkpoint != CheckpointMode::Required || !self.is_current(deployed) {
-            return;
+        if deployed.spec.checkpoint == CheckpointMode::Required
+            && let Some(of) = self.prepare_believed(deployed).await
+        {
+            of.settled().await;
         }
-        let of = self.prepare(deployed);
-        // The sender lives as long as `of`.
-        drop(of.state.subscribe().wait_for(|state| !matches!(state, State::Making)).await);
     }
 
     /// A restored instance gave no answer to its first request. When each does, it may be the checkpoint's fault and not
@@ -324,8 +351,9 @@ impl Engine {
         reason
     }
 
-    /// The checkpoint of the current version: what is known of it, or what is on disk, or one that is made now.
-    pub(in crate::engine) fn prepare(&self, deployed: &Arc<Deployed>) -> Arc<OfVersion> {
+    /// The checkpoint of the current version: what is known of it, or what is on disk, or one that is made now. None of a
+    /// version that is not current, or not any more.
+    pub(in crate::engine) fn prepare(&self, deployed: &Arc<Deployed>) -> Option<Arc<OfVersion>> {
         let state = match park_point(&deployed.spec) {
             _ if !self.0.checkpoints.on => State::None(OFF.into()),
             Err(reason) => State::None(reason.into()),
@@ -333,18 +361,36 @@ impl Engine {
         };
         let of = {
             let mut versions = lock(&self.0.checkpoints.versions);
-            if let Some(of) = versions.get(&deployed.key).filter(|of| of.is_for(deployed.version)) {
-                return Arc::clone(of);
+            if !self.is_current(deployed) {
+                return None;
             }
-            let of = Arc::new(OfVersion::new(deployed.version, state));
-            drop(versions.insert(deployed.key.clone(), Arc::clone(&of)));
+            let earlier = versions.get(&deployed.key).filter(|of| of.version == deployed.version);
+            if let Some(of) = earlier.filter(|of| of.is_for(deployed.version)) {
+                return Some(Arc::clone(of));
+            }
+            let of = OfVersion::new(deployed.version, state);
+            let of = Arc::new(match earlier {
+                Some(earlier) => of.in_place_of(earlier),
+                None => of,
+            });
+            if let Some(earlier) = versions.insert(deployed.key.clone(), Arc::clone(&of)) {
+                earlier.discard();
+            }
             of
         };
-        self.0.checkpoints.remove_others(&deployed.key, Some(deployed.version));
+        self.remove_others(deployed);
         if matches!(*of.state.borrow(), State::Making) {
             tokio::spawn(self.clone().find_or_make(Arc::clone(deployed), Arc::clone(&of)));
         }
-        of
+        Some(of)
+    }
+
+    /// Removes the images of other versions, unless one of these is current by now and has just got its own.
+    fn remove_others(&self, deployed: &Deployed) {
+        let _alone = lock(&self.0.checkpoints.placing);
+        if self.is_current(deployed) {
+            self.0.checkpoints.remove_others(&deployed.key, Some(deployed.version));
+        }
     }
 
     async fn find_or_make(self, deployed: Arc<Deployed>, of: Arc<OfVersion>) {
@@ -372,7 +418,12 @@ impl Engine {
             Ok(image) => {
                 let image = Arc::new(image);
                 if let Some(key) = on_disk.signed_by {
+                    // Who removes the key from now on finds it here; who did before could not.
                     of.signed_by.get_or_init(|| key);
+                    if !self.0.checkpoints.trusted.is_trusted(key) {
+                        of.state.send_replace(State::None("its key is not trusted any more".into()));
+                        return self.key_removed(key).await;
+                    }
                     let message =
                         format!("CHECKPOINT ready: taken from the artifact, which the key {key} has signed");
                     platform_line(&self.log(&deployed.key), "-", None, message);

@@ -33,7 +33,8 @@ impl Engine {
         match self.make(&deployed, &path, Arc::clone(&log)).await {
             Ok(image) => {
                 let image = Arc::new(image);
-                let new = Arc::new(OfVersion::new(deployed.version, State::Ready(Arc::clone(&image))));
+                let new = OfVersion::new(deployed.version, State::Ready(Arc::clone(&image))).in_place_of(&of);
+                let new = Arc::new(new);
                 {
                     let mut versions = lock(&self.0.checkpoints.versions);
                     match versions.get_mut(&deployed.key) {
