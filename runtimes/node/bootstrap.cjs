@@ -4,7 +4,7 @@
 // before the release, so that a process parked here can be checkpointed and continued many times.
 'use strict';
 
-const { checkpoint, mark, park, runRestoreHooks } = require('./park.cjs');
+const { checkpoint, mark, park, prepareToPark, runRestoreHooks } = require('./park.cjs');
 
 mark('R');
 
@@ -120,6 +120,7 @@ async function main() {
       logError('rehearsal', error);
     }
     delete process.env._X_AMZN_TRACE_ID;
+    await prepareToPark();
   }
 
   try {

@@ -50,8 +50,9 @@ function findIntBatch(crypto) {
   return batch;
 }
 
-/** Does before the checkpoint what need not be done after it. */
+/** Does before the checkpoint what need not be done after it. Once it has found what `crypto` keeps, it has nothing more to do. */
 function prepare() {
+  if (batches.length > 0) return;
   generator(Buffer.alloc(16))();
   if (!process.moduleLoadList.includes('NativeModule internal/crypto/random')) return;
   const crypto = require('node:crypto');

@@ -5,7 +5,7 @@
 const net = require('node:net');
 const { logError } = require('./errors.cjs');
 const { rehearseServer } = require('./rehearse.cjs');
-const { park, runRestoreHooks } = require('./park.cjs');
+const { park, prepareToPark, runRestoreHooks } = require('./park.cjs');
 
 /** What ends soon as a rule and should not be under way in a checkpoint, as `process.getActiveResourcesInfo` calls it. */
 const PASSING = new Set([
@@ -86,6 +86,7 @@ function parkWhenListening(port) {
       rehearsed = true;
       rehearseServer(port)
         .catch((error) => logError('rehearsal', error))
+        .then(prepareToPark)
         .then(() => setImmediate(settle, Date.now() + SETTLE_MS));
       return;
     }
