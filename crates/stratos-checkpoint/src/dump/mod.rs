@@ -145,6 +145,7 @@ pub fn dump(target: &Target<'_>, path: &Path) -> Result<Dumped, DumpError> {
 
 fn look(target: &Target<'_>, stopped: &mut [Tracee], memory: &File) -> Result<Checkpoint, DumpError> {
     let pid = target.pid;
+    threads::check_restored(stopped, target.park)?;
     let connection = match target.park {
         Park::Release(descriptor) => threads::check_parked(&stopped[0], descriptor).map(|()| None)?,
         Park::Answer(connection) => {

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 
+use stratos_restorer::abi;
 use stratos_sys::cpu::EXTENDED_ON_REQUEST;
 use stratos_sys::ptrace::{Registers, Tracee};
 
@@ -93,6 +94,20 @@ fn is_idle(registers: &Registers) -> bool {
     /// and `ERESTART_RESTARTBLOCK`.
     const INTERRUPTED: [i64; 5] = [-4, -512, -513, -514, -516];
     WAITS.contains(&registers.orig_rax.cast_signed()) && INTERRUPTED.contains(&registers.rax.cast_signed())
+}
+
+/// A process that was restored a moment ago may have threads that are still in the restorer, which is no part of the
+/// image: they would go on into nothing.
+pub(super) fn check_restored(stopped: &[Tracee], park: Park) -> Result<(), DumpError> {
+    let restorer = abi::BASE..abi::END;
+    let inside = |tracee: &Tracee| {
+        let registers = tracee.stopped();
+        restorer.contains(&registers.rip) || restorer.contains(&registers.rsp)
+    };
+    match stopped.iter().any(inside) {
+        true => Err(DumpError::NotParked { park }),
+        false => Ok(()),
+    }
 }
 
 /// A field of /proc/PID/status or of a thread's.
