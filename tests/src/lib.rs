@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod checkpoints;
+pub mod functional;
 pub mod go;
 pub mod guest;
 pub mod machine;

@@ -7,7 +7,7 @@ use serde_json::Value;
 use stratos_api::ErrorCode;
 use stratos_api::client::Call;
 use stratos_tests::checkpoints::{ready, settled, without_instances};
-use stratos_tests::{Node, Package, need_root};
+use stratos_tests::{Node, Package, functional, need_root};
 
 async fn node() -> Node {
     // Every instance ends soon after its request, so that the next request needs another.
@@ -128,6 +128,30 @@ async fn restored_servers_answer() {
                 "{}",
                 node.log()
             );
+            without_instances(&node, name).await;
+        }
+    }
+}
+
+/// Whatever a handler's initialisation has under way goes on in its instances.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_handler_has_under_way_goes_on() {
+    if !need_root("what_a_handler_has_under_way_goes_on") {
+        return;
+    }
+    let node = node().await;
+    for (name, package) in functional::packages() {
+        node.deploy(&package).await;
+        ready(&node, name).await;
+        for _ in 0..2 {
+            let answer = node.invoke(name, "{}").await;
+            assert_eq!(
+                (answer.status.as_u16(), answer.header("stratos-start")),
+                (200, "restored"),
+                "{}",
+                node.log()
+            );
+            functional::all_went_on(name, answer.json());
             without_instances(&node, name).await;
         }
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use stratos_api::{ErrorCode, FunctionDetail};
-use stratos_tests::{Api, Package, Workshop};
+use stratos_tests::{Api, Package, Workshop, functional};
 use stratos_types::KernelChoice;
 
 use crate::get;
@@ -49,7 +49,7 @@ async fn two(node: &Api, name: &str) -> [serde_json::Value; 2] {
 
 async fn instances_go_on_from_a_checkpoint(test: &str, kernel: KernelChoice) {
     let Some(workshop) = Workshop::open(test, kernel).await else { return };
-    let guest = workshop.boot(workshop.machine().memory_mib(512)).await;
+    let guest = workshop.boot(workshop.machine().memory_mib(1536)).await;
     let node = Package::new()
         .file(
             "stratos.toml",
@@ -72,6 +72,19 @@ async fn instances_go_on_from_a_checkpoint(test: &str, kernel: KernelChoice) {
     ready(&guest, "python").await;
     let made = two(&guest, "python").await;
     assert_eq!(made[0]["made"], made[1]["made"]);
+
+    for (name, package) in functional::packages() {
+        guest.deploy(&package).await;
+        ready(&guest, name).await;
+        let answer = guest.invoke(name, "{}").await;
+        assert_eq!(
+            (answer.status.as_u16(), answer.header("stratos-start")),
+            (200, "restored"),
+            "{}",
+            answer.text()
+        );
+        functional::all_went_on(name, answer.json());
+    }
     assert!(guest.power_off().await.success());
 }
 

@@ -105,7 +105,7 @@ pub(crate) fn function_image(dir: &Path) -> PathBuf {
     fs::create_dir_all(&source).unwrap();
     fs::copy(probe(), source.join("probe")).unwrap();
     let workloads = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/workloads");
-    for name in ["restored.py", "draw.py", "draw.cjs", "vectors.py", "functional.cjs"] {
+    for name in ["restored.py", "draw.py", "draw.cjs", "vectors.py", "functional.cjs", "functional.py"] {
         fs::copy(workloads.join(name), source.join(name)).unwrap();
     }
     let image = dir.join("function.erofs");
@@ -200,8 +200,11 @@ pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// A plan to run a workload with the runtime that its name tells.
+/// A plan to run a workload with the runtime that its name tells. A number makes its name its own: the cgroup of one of
+/// the same name that has ended may be there for a moment more.
 pub(crate) fn workload(rig: &Rig, id: &str, file: &str) -> InstancePlan {
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    let id = &format!("{id}-{}", COUNT.fetch_add(1, Ordering::Relaxed));
     let path = format!("/var/task/{file}");
     let (runtime, argv) = match file.ends_with(".py") {
         true => ("python3.13", vec!["/usr/bin/python3.13", "-S", "-B", &path]),
