@@ -1,38 +1,89 @@
-//! A virtual machine for tests of what this machine's kernel may lack: Debian's kernel in QEMU, and in its memory a
-//! test program of this build with what it needs. It has no disk and no network, and needs neither root nor KVM.
+//! A virtual machine for what this machine's kernel may lack: Debian's kernel in QEMU, and in its memory a program of
+//! this build with what it needs. It has no disk and no network, and needs neither root nor KVM.
 
+use std::collections::BTreeSet;
 use std::io::{self, BufRead as _, BufReader};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use serde::{Deserialize, Serialize};
 use stratos_image::{Archive, BuildOptions, Progress, Step};
-use stratos_vm::Qemu;
+use stratos_vm::{Accelerator, Qemu};
 
 /// Kernel modules that sandboxes need, each after those it depends on: paths below `kernel/`, without suffix.
 pub const MODULES: &[&str] = &["lib/libcrc32c", "fs/erofs/erofs", "drivers/block/loop", "drivers/net/veth"];
 
-/// What runs in the machine, in its folder.
-pub const PROGRAM: &[&str] = &["/t/vm", "--test-threads=1"];
+/// Where the machine finds what it is to do: [`Task`] as JSON.
+pub const TASK: &str = "/task.json";
 
-/// Environment of the program. `STRATOS_INSIDE_VM` tells tests where they are.
-pub const ENVIRONMENT: &[(&str, &str)] =
-    &[("STRATOS_INSIDE_VM", "1"), ("STRATOS_LAYERS", "/layers"), ("HOME", "/tmp"), ("RUST_BACKTRACE", "0")];
-
+/// Tells programs that they run in the machine.
+const INSIDE: &str = "STRATOS_INSIDE_VM";
 /// The emulator; the machine is an x86-64 one.
 const QEMU: &str = "qemu-system-x86_64";
-/// Folders of the repository that are in the machine, at the same place.
-const FOLDERS: &[&str] = &["examples/hello-native", "examples/hello-python"];
+/// Folder of programs in the machine.
+const PROGRAMS: &str = "/t";
 /// Runtime layers in the machine.
-const LAYERS: &[&str] = &["native", "python3.13", "tools"];
-/// CPUs of the machine.
-const CPUS: u32 = 2;
-/// Memory of the machine in MiB: the image twice while it is unpacked, and the functions.
-const MEMORY_MIB: u32 = 1024;
-/// How long everything may take on a slow and busy machine without KVM.
-const PATIENCE: Duration = Duration::from_secs(600);
+const LAYERS: &str = "/layers";
+
+/// What the machine's first process starts.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Task {
+    /// Program and arguments.
+    pub command: Vec<String>,
+    /// Variables.
+    pub environment: Vec<(String, String)>,
+}
+
+/// What a machine is to run, what that needs, and what the machine is like.
+#[derive(Debug)]
+pub struct Job {
+    /// Arguments of the program, which is the one that asks.
+    pub arguments: Vec<String>,
+    /// Programs of this machine that are in it beside that one, with their libraries; they are in one folder.
+    pub programs: Vec<PathBuf>,
+    /// Other files, and where they are in it.
+    pub files: Vec<(PathBuf, PathBuf)>,
+    /// Folders of the repository that are in it, at the same place.
+    pub folders: &'static [&'static str],
+    /// Runtime layers that are in it.
+    pub layers: Vec<&'static str>,
+    /// Number of CPUs.
+    pub cpus: u32,
+    /// Memory in MiB: what is in it twice while it is unpacked, and the functions.
+    pub memory_mib: u32,
+    /// How instructions are run.
+    pub accelerator: Accelerator,
+    /// How long everything may take.
+    pub patience: Duration,
+}
+
+impl Job {
+    /// All tests of this test program.
+    ///
+    /// # Errors
+    /// When an example that they deploy cannot be built.
+    pub fn tests() -> Result<Self> {
+        Ok(Self {
+            arguments: vec!["--test-threads=1".into()],
+            programs: vec![crate::program("stratosd")],
+            files: vec![(crate::package::native_example()?, "/t/hello-native".into())],
+            folders: &["examples/hello-native", "examples/hello-python"],
+            layers: vec!["native", "python3.13", "tools"],
+            cpus: 2,
+            memory_mib: 1024,
+            accelerator: Accelerator::Emulation,
+            // A slow and busy machine.
+            patience: Duration::from_secs(600),
+        })
+    }
+}
+
+/// Pause between two looks whether to go on.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// What came of a run.
 pub struct Run {
@@ -44,7 +95,7 @@ pub struct Run {
 
 /// Whether this process runs in the machine.
 pub fn is_inside() -> bool {
-    std::env::var_os(ENVIRONMENT[0].0).is_some()
+    std::env::var_os(INSIDE).is_some()
 }
 
 /// Why there can be no such machine here.
@@ -80,17 +131,27 @@ impl Progress for Notices {
     }
 }
 
-/// Boots a machine with this test program in it and waits until it powers off.
+/// The kernel itself in the folder of its files.
 ///
 /// # Errors
-/// When the machine cannot be put together or QEMU cannot be started.
-pub fn run() -> Result<Run> {
+/// When there is none.
+pub fn vmlinuz(kernel: &Path) -> Result<PathBuf> {
+    only(&kernel.join("boot"), "vmlinuz-")
+}
+
+/// Boots a machine with this program in it and waits until it powers off. `look` is asked now and then whether to go
+/// on.
+///
+/// # Errors
+/// When the machine cannot be put together or QEMU cannot be started, and those of `look`.
+pub fn run(job: &Job, look: impl Fn() -> Result<()>) -> Result<Run> {
     let kernel = kernel().context("no kernel for the machine")?;
     let dir = tempfile::tempdir()?;
     let image = dir.path().join("initramfs");
-    write_image(&kernel, &image).context("cannot write the machine's image")?;
-    let mut child =
-        qemu(&only(&kernel.join("boot"), "vmlinuz-")?, &image)?.spawn().context("cannot start QEMU")?;
+    write_image(job, &kernel, &image).context("cannot write the machine's image")?;
+    let mut command = qemu(job, &vmlinuz(&kernel)?, &image)?;
+    // A process group of its own: Ctrl-C reaches this program alone, which then ends the machine.
+    let mut child = command.process_group(0).spawn().context("cannot start QEMU")?;
     let stdout = child.stdout.take().context("stdout is a pipe")?;
     // Nothing is ever sent: it closes with the console.
     let (open, closed) = channel::<()>();
@@ -99,11 +160,18 @@ pub fn run() -> Result<Run> {
         drop(open);
         console
     });
-    if closed.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
-        eprintln!("the machine is killed after {PATIENCE:?}");
-        child.kill()?;
+    let begun = Instant::now();
+    let mut go_on = Ok(());
+    while closed.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
+        go_on = look();
+        if go_on.is_err() || begun.elapsed() > job.patience {
+            eprintln!("the machine is killed after {:?}", begun.elapsed());
+            child.kill()?;
+            break;
+        }
     }
     child.wait()?;
+    go_on?;
     let console = reader.join().map_err(|_| anyhow::anyhow!("the console's reader panicked"))??;
     let report = console.lines().rev().find_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
     let exit = report.and_then(|report| report["exit"].as_i64()).and_then(|code| i32::try_from(code).ok());
@@ -126,12 +194,16 @@ fn read_console(stdout: impl io::Read) -> io::Result<String> {
     Ok(console)
 }
 
-fn qemu(kernel: &Path, image: &Path) -> Result<Command> {
-    let emulation = Qemu::find()?.emulation(CPUS, false);
+fn qemu(job: &Job, kernel: &Path, image: &Path) -> Result<Command> {
+    let (cpus, memory) = (job.cpus.to_string(), job.memory_mib.to_string());
+    let accelerator = match job.accelerator {
+        Accelerator::Kvm => "-accel kvm -cpu host".to_owned(),
+        Accelerator::Emulation => Qemu::find()?.emulation(job.cpus, false),
+    };
     let mut command = Command::new(QEMU);
     command
-        .args(["-M", "q35", "-smp", &CPUS.to_string(), "-m", &MEMORY_MIB.to_string()])
-        .args(emulation.split(' '))
+        .args(["-M", "q35", "-smp", &cpus, "-m", &memory])
+        .args(accelerator.split(' '))
         .args(["-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot"])
         .arg("-kernel")
         .arg(kernel)
@@ -154,7 +226,7 @@ fn only(dir: &Path, prefix: &str) -> Result<PathBuf> {
     Ok(first.path())
 }
 
-fn write_image(kernel: &Path, image: &Path) -> Result<()> {
+fn write_image(job: &Job, kernel: &Path, image: &Path) -> Result<()> {
     let mut archive = Archive::new(io::BufWriter::new(std::fs::File::create(image)?));
     archive.console()?;
     let modules = only(&kernel.join("usr/lib/modules"), "")?.join("kernel");
@@ -163,33 +235,51 @@ fn write_image(kernel: &Path, image: &Path) -> Result<()> {
         let to = Path::new("modules").join(name).with_extension("ko.xz");
         archive.file(&modules.join(module).with_extension("ko.xz"), &to)?;
     }
-    let programs = [
-        (crate::program("vm-init"), "init"),
-        (std::env::current_exe()?, PROGRAM[0]),
-        (crate::program("stratosd"), "t/stratosd"),
-    ];
-    let mut libraries = std::collections::BTreeSet::new();
-    for (from, to) in &programs {
-        archive.file(from, Path::new(to))?;
+    let own = std::env::current_exe()?;
+    let mut libraries = BTreeSet::new();
+    let mut add = |from: &Path, to: &Path| -> Result<()> {
+        archive.file(from, to)?;
         libraries.extend(shared_libraries(from)?);
+        Ok(())
+    };
+    add(&crate::program("vm-init"), Path::new("init"))?;
+    for program in job.programs.iter().chain([&own]) {
+        add(program, &in_machine(program)?)?;
     }
     for library in libraries {
         archive.file(&library, &library)?;
     }
-    for folder in FOLDERS {
-        archive.tree(&crate::repository().join(folder))?;
+    let folders = job.folders.iter().map(|folder| crate::repository().join(folder));
+    folders.into_iter().try_for_each(|folder| archive.tree(&folder))?;
+    for (from, to) in &job.files {
+        archive.file(from, to)?;
     }
-    archive.file(&crate::package::native_example()?, Path::new("t/hello-native"))?;
-    for name in LAYERS {
+    for name in &job.layers {
         let manifest = crate::layers_dir().join(format!("{name}.json"));
         let text = std::fs::read(&manifest).with_context(|| format!("no layer {name}; run `make layers`"))?;
         let described: stratos_types::LayerManifest = serde_json::from_slice(&text)?;
-        archive.file(&manifest, Path::new(&format!("layers/{name}.json")))?;
-        archive
-            .file(&crate::layers_dir().join(&described.image), &Path::new("layers").join(&described.image))?;
+        let to = |file: &str| Path::new(LAYERS).join(file);
+        archive.file(&manifest, &to(&format!("{name}.json")))?;
+        archive.file(&crate::layers_dir().join(&described.image), &to(&described.image))?;
     }
+    let program = in_machine(&own)?.to_string_lossy().into_owned();
+    let variables = [(INSIDE, "1"), ("STRATOS_LAYERS", LAYERS), ("HOME", "/tmp"), ("PATH", PROGRAMS)];
+    let variables = variables.into_iter().chain([("RUST_BACKTRACE", "0")]);
+    let task = Task {
+        command: [program].into_iter().chain(job.arguments.iter().cloned()).collect(),
+        environment: variables.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
+    };
+    let mut file = tempfile::NamedTempFile::new()?;
+    serde_json::to_writer(&mut file, &task)?;
+    archive.file(file.path(), Path::new(TASK))?;
     archive.finish()?;
     Ok(())
+}
+
+/// Where a program is in the machine.
+fn in_machine(program: &Path) -> Result<PathBuf> {
+    let name = program.file_name().context("a program has a name")?;
+    Ok(Path::new(PROGRAMS).join(name))
 }
 
 /// The shared libraries of a program, its loader included.

@@ -1,4 +1,5 @@
-//! The first process of the virtual machine that the `vm` tests boot: mounts, modules, one program, power off.
+//! The first process of the virtual machine that the `vm` tests and benchmarks boot: mounts, modules, one
+//! program, power off.
 //!
 //! It prints one line of JSON when the program has ended; everything else on the console is the program's or the
 //! kernel's. It never returns: the kernel would panic.
@@ -13,7 +14,8 @@ use rustix::mount::{MountFlags, mount, mount_bind, mount_move};
 use rustix::process::{WaitOptions, wait};
 use rustix::system::{RebootCommand, finit_module, reboot};
 use serde_json::json;
-use stratos_tests::vm::{ENVIRONMENT, MODULES, PROGRAM};
+use stratos_sys::netlink::Netlink;
+use stratos_tests::vm::{MODULES, TASK, Task};
 
 /// What an ordinary machine has mounted: the file system's type and its place.
 const MOUNTS: &[(&str, &str)] = &[
@@ -46,11 +48,16 @@ fn run() -> anyhow::Result<Option<i32>> {
     for module in MODULES {
         load(Path::new(module)).with_context(|| format!("cannot load {module}"))?;
     }
-    let program = Command::new(PROGRAM[0])
-        .args(&PROGRAM[1..])
-        .envs(ENVIRONMENT.iter().copied())
+    let mut network = Netlink::open()?;
+    let loopback = network.index("lo")?;
+    network.link_up(loopback)?;
+    let task: Task = serde_json::from_slice(&std::fs::read(TASK)?).context(TASK)?;
+    let (program, arguments) = task.command.split_first().context("no program")?;
+    let program = Command::new(program)
+        .args(arguments)
+        .envs(task.environment)
         .spawn()
-        .context("cannot start the program")?;
+        .with_context(|| format!("cannot start {program}"))?;
     let program = rustix::process::Pid::from_child(&program);
     loop {
         // Orphans end here too.

@@ -20,7 +20,8 @@ fn limits_hold_on_a_machine_with_all_controllers() {
         eprintln!("skipped: limits_hold_on_a_machine_with_all_controllers ({obstacle})");
         return;
     }
-    let run = vm::run().unwrap_or_else(|error| panic!("{error:#}"));
+    let run = vm::Job::tests().and_then(|job| vm::run(&job, || Ok(())));
+    let run = run.unwrap_or_else(|error| panic!("{error:#}"));
     assert_eq!(run.exit, Some(0), "a test failed in the machine");
     assert!(!run.console.contains("skipped: "), "a test was skipped in the machine");
 }
