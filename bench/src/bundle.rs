@@ -1,7 +1,8 @@
 //! What the peers run: the runtime layer unpacked into a folder, the fixture beside it, and an OCI configuration.
 //!
 //! Where a choice could cost the peers time that StratOS would not pay, it is made in their favour: they run in the
-//! host's network namespace, without resource limits, and on plain files that were all read just before.
+//! host's network namespace, without resource limits unless those are what is compared, and on files that were all read
+//! just before.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -21,20 +22,27 @@ const NOBODY: u32 = 65534;
 /// The system calls that StratOS allows every function.
 const SECCOMP: &str = include_str!("../../distro/seccomp/base.json");
 
-/// An unpacked bundle. Removed when dropped.
+/// Where limits of cgroup v2 are, where it is all there is.
+const CGROUPS: &str = "/sys/fs/cgroup";
+
+/// What peers run. Removed when dropped.
 pub(crate) struct Bundle {
+    /// Before the folder it is in.
+    _root: Option<Mount>,
     dir: TempDir,
     runtime: Runtime,
     fixture: Fixture,
     seccomp: Value,
+    /// Memory limit of a container in bytes.
+    memory: Option<u64>,
 }
 
 /// A mounted image. Unmounted when dropped.
-struct Mount<'a>(&'a Path);
+struct Mount(PathBuf);
 
-impl Drop for Mount<'_> {
+impl Drop for Mount {
     fn drop(&mut self) {
-        if let Err(error) = rustix::mount::unmount(self.0, rustix::mount::UnmountFlags::DETACH) {
+        if let Err(error) = rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH) {
             eprintln!("warning: {} stays mounted: {error}", self.0.display());
         }
     }
@@ -62,10 +70,26 @@ impl Bundle {
             .arg(layers.join(manifest.image))
             .arg(&image))?;
         {
-            let _mounted = Mount(&image);
+            let _mounted = Mount(image.clone());
             run(Command::new("cp").args(["--archive", "--no-target-directory"]).args([&image, &rootfs]))?;
         }
-        Ok(Self { dir, runtime, fixture, seccomp: seccomp(SECCOMP)? })
+        Ok(Self { _root: None, dir, runtime, fixture, seccomp: seccomp(SECCOMP)?, memory: None })
+    }
+
+    /// A root file system's EROFS image with the fixture's server, for containers with a memory limit in bytes.
+    ///
+    /// # Errors
+    /// When the image cannot be mounted.
+    pub(crate) fn mount(image: &Path, runtime: Runtime, fixture: Fixture, memory: u64) -> Result<Self> {
+        let dir = tempfile::Builder::new().prefix("stratos-bench-").tempdir()?;
+        let (rootfs, task) = (dir.path().join("rootfs"), dir.path().join("task"));
+        for folder in [&rootfs, &task] {
+            fs::create_dir(folder)?;
+        }
+        fs::write(task.join(runtime.server_file(fixture)), runtime.server(fixture))?;
+        stratos_sys::erofs::mount(image, &rootfs).with_context(|| format!("mount {}", image.display()))?;
+        let root = Some(Mount(rootfs));
+        Ok(Self { _root: root, dir, runtime, fixture, seccomp: seccomp(SECCOMP)?, memory: Some(memory) })
     }
 
     /// Puts the files of a deployed function into the bundle: the peers run the same bytes.
@@ -75,7 +99,7 @@ impl Bundle {
     pub(crate) fn add_function(&self, image: &Path) -> Result<()> {
         let point = self.dir.path().join("image");
         run(Command::new("mount").args(["-t", "erofs", "-o", "ro,loop"]).args([image, &point]))?;
-        let _mounted = Mount(&point);
+        let _mounted = Mount(point.clone());
         run(Command::new("cp").args(["--archive", "--no-target-directory"]).args([&point, &self.task()]))
     }
 
@@ -129,8 +153,28 @@ impl Bundle {
     /// When it cannot be written.
     pub(crate) fn configure(&self, id: &str, port: u16) -> Result<()> {
         let task = self.task();
-        let config = config([self.runtime.program(), self.server_file()], id, port, &task, &self.seccomp);
+        let mut config = config([self.runtime.program(), self.server_file()], id, port, &task, &self.seccomp);
+        if let Some(limit) = self.memory {
+            // The second number is of memory and swap together.
+            config["linux"]["resources"] = json!({"memory": {"limit": limit, "swap": limit}});
+        }
         fs::write(self.dir().join("config.json"), serde_json::to_vec(&config)?)?;
+        Ok(())
+    }
+}
+
+impl Bundle {
+    /// Makes sure that the kernel holds a running container to the memory limit.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub(crate) fn check_limit(&self, id: &str) -> Result<()> {
+        let Some(limit) = self.memory else { return Ok(()) };
+        for (name, expected) in [("memory.max", limit), ("memory.swap.max", 0)] {
+            let file = Path::new(CGROUPS).join(id).join(name);
+            let text = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
+            ensure!(text.trim() == expected.to_string(), "{} is {}", file.display(), text.trim());
+        }
         Ok(())
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use stratos_api::FunctionDetail;
-use stratos_tests::{Node, Package};
+use stratos_tests::{Node, NodeBuilder, Package};
 use tokio::runtime::Runtime;
 
 use crate::http::{Answer, Connection, PATIENCE, request};
@@ -28,15 +28,29 @@ impl Stratos {
     /// # Errors
     /// When the release build of the agent is missing.
     pub(crate) fn start(runtime: &Runtime, end_idle: bool, options: &[&str]) -> Result<Self> {
+        let builder =
+            options.iter().fold(Node::builder().checkpoints(), |builder, option| builder.arg(*option));
+        let builder = if end_idle { builder.arg("--idle-timeout").arg(KEEP) } else { builder };
+        Self::start_node(runtime, builder)
+    }
+
+    /// Starts a node as in production: every instance has its limits, or there is no node. Instances end right after
+    /// their request.
+    ///
+    /// # Errors
+    /// When the release build of the agent is missing.
+    pub(crate) fn start_with_limits(runtime: &Runtime) -> Result<Self> {
+        let builder = Node::builder().checkpoints().with_limits();
+        Self::start_node(runtime, builder.arg("--idle-timeout").arg(KEEP))
+    }
+
+    fn start_node(runtime: &Runtime, builder: NodeBuilder) -> Result<Self> {
         ensure!(rustix::process::geteuid().is_root(), "benchmarks need root: namespaces, mounts, cgroups");
         let own = std::env::current_exe()?;
         ensure!(
             own.with_file_name("stratosd").is_file(),
             "the agent is not built; run `cargo build --release -p stratos-agent`"
         );
-        let builder =
-            options.iter().fold(Node::builder().checkpoints(), |builder, option| builder.arg(*option));
-        let builder = if end_idle { builder.arg("--idle-timeout").arg(KEEP) } else { builder };
         let node = runtime.block_on(builder.start());
         let socket = node.socket();
         Ok(Self { node, socket })

@@ -17,6 +17,8 @@ use crate::http::{Connection, PATIENCE, request};
 
 /// Pause between two looks whether a server listens.
 const POLL: Duration = Duration::from_micros(250);
+/// The same where the looks share one CPU with the server, and every instruction may be emulated.
+const SPARING_POLL: Duration = Duration::from_millis(5);
 
 /// A way to start the server without StratOS.
 pub(crate) enum Peer {
@@ -28,6 +30,8 @@ pub(crate) enum Peer {
         program: PathBuf,
         /// For `--root`, in /run as by default.
         state: TempDir,
+        /// Pause between two looks whether the server listens.
+        poll: Duration,
     },
     /// fork and exec, with the layer's own loader and libraries.
     Bare,
@@ -48,14 +52,31 @@ impl Peer {
     /// # Errors
     /// When a folder for its state cannot be made.
     pub(crate) fn oci(name: &'static str) -> Result<Option<Self>> {
+        let Some(program) = Self::find(name) else { return Ok(None) };
+        let state = tempfile::Builder::new().prefix("stratos-bench-").tempdir_in("/run")?;
+        Ok(Some(Self::Oci { name, program, state, poll: POLL }))
+    }
+
+    /// A program of this machine, also where only root looks for it.
+    pub(crate) fn find(name: &str) -> Option<PathBuf> {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let mut programs = std::env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]);
-        let Some(program) = programs.find_map(|dir| Some(dir.join(name)).filter(|path| path.is_file()))
-        else {
-            return Ok(None);
-        };
-        let state = tempfile::Builder::new().prefix("stratos-bench-").tempdir_in("/run")?;
-        Ok(Some(Self::Oci { name, program, state }))
+        programs.find_map(|dir| Some(dir.join(name)).filter(|path| path.is_file()))
+    }
+
+    /// The same under another name, on a machine with one CPU.
+    pub(crate) fn on_one_cpu(self, name: &'static str) -> Self {
+        match self {
+            Self::Oci { program, state, .. } => Self::Oci { name, program, state, poll: SPARING_POLL },
+            Self::Bare => Self::Bare,
+        }
+    }
+
+    fn poll(&self) -> Duration {
+        match self {
+            Self::Oci { poll, .. } => *poll,
+            Self::Bare => POLL,
+        }
     }
 
     /// The subject's name in rows.
@@ -80,6 +101,7 @@ impl Peer {
         let took = begun.elapsed();
         let answer = answer.and_then(crate::http::Answer::ok).with_context(|| running.failure())?;
         ensure!(answer.body == ANSWER.as_bytes(), "{} answered `{}`", self.name(), answer.text());
+        bundle.check_limit(&running.id)?;
         running.end()?;
         Ok(took)
     }
@@ -126,7 +148,11 @@ fn oci(program: &Path, state: &Path) -> Command {
     command
 }
 
-fn bare(bundle: &Bundle, port: u16) -> Result<Command> {
+/// The server as a plain process.
+///
+/// # Errors
+/// When the bundle has no loader.
+pub(crate) fn bare(bundle: &Bundle, port: u16) -> Result<Command> {
     let (loader, libraries) = bundle.loader()?;
     let runtime = bundle.runtime();
     let mut command = Command::new(loader);
@@ -158,7 +184,7 @@ impl Running<'_> {
                 bail!("{} ended ({status}); {}", self.peer.name(), self.failure());
             }
             ensure!(begun.elapsed() < PATIENCE, "no server within {PATIENCE:?}; {}", self.failure());
-            std::thread::sleep(POLL);
+            std::thread::sleep(self.peer.poll());
         }
     }
 

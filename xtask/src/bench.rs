@@ -21,6 +21,9 @@ pub(crate) fn run_bench(name: &str, json: Option<&Path>, rest: &[String]) -> Res
         "stratos-agent",
         "-p",
         "stratos-bench",
+        // The first process of a virtual machine that a benchmark runs in.
+        "-p",
+        "stratos-tests",
     ]))?;
     let mut layers = built("release", "stratos")?;
     layers.args(["layer", "build"]);

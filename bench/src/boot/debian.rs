@@ -6,20 +6,20 @@
 //! (there is no fsck in it), has its machine id, and its root is plain ext4 without verity.
 
 use std::fs;
-use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::process::Command;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 use stratos_image::BuildOptions;
-use stratos_image::debian::{KernelPackage, SUITE, archive, kernel_package};
+use stratos_image::debian::{KernelPackage, SUITE, kernel_package};
 use stratos_types::Digest;
 
 use crate::compressed::compressed;
 use crate::interrupt::Interrupt;
+use crate::mmdebstrap::{mmdebstrap, packages};
+use crate::program::run;
 
 /// Raised when the way the image is made changes in what [`Inputs`] does not hold.
 const FORMAT: u32 = 2;
@@ -46,8 +46,6 @@ pub(super) const CMDLINE: &str = "root=/dev/vda ro quiet";
 pub(super) const POWER_OFF: &str = "bench.poweroff";
 /// How the line on the console begins that tells the state of the system once it is up.
 pub(super) const REPORT: &str = "system is ";
-/// Pause between two looks whether a program has ended.
-const POLL: Duration = Duration::from_millis(50);
 
 /// The finished image.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -144,28 +142,15 @@ fn install(
     root: &Path,
     interrupt: &Interrupt,
 ) -> Result<()> {
-    let archive = archive(options).context("the Debian archive")?;
-    let mut apt = tempfile::NamedTempFile::new()?;
-    apt.write_all(archive.acquire.as_bytes())?;
-    // The first process of a download is root's, and so are the folders around it.
-    apt.write_all(b"APT::Sandbox::User \"root\";\n")?;
     let hook = |script: &str| format!("--customize-hook={script}");
-    run(
-        Command::new("mmdebstrap")
-            .args(["--variant=minbase", "--mode=root", "--format=directory", "--quiet"])
-            .arg(format!("--architectures={}", stratos_image::arch::debian()))
-            .arg(format!("--aptopt={}", apt.path().display()))
-            .arg(format!("--include={}", PACKAGES.join(",")))
-            .env("KERNEL_PACKAGE", &kernel.file)
-            // The very package that StratOS's image has, which the archive may no longer offer.
-            .arg(hook(r#"cp "$KERNEL_PACKAGE" "$1/kernel.deb""#))
-            .arg(hook(r#"chroot "$1" dpkg -i /kernel.deb"#))
-            .arg(hook(r#"rm "$1/kernel.deb""#))
-            .arg(SUITE)
-            .arg(root)
-            .arg(&archive.sources),
-        interrupt,
-    )?;
+    let mut command = mmdebstrap(options, SUITE, "minbase", PACKAGES)?;
+    command
+        .env("KERNEL_PACKAGE", &kernel.file)
+        // The very package that StratOS's image has, which the archive may no longer offer.
+        .arg(hook(r#"cp "$KERNEL_PACKAGE" "$1/kernel.deb""#))
+        .arg(hook(r#"chroot "$1" dpkg -i /kernel.deb"#))
+        .arg(hook(r#"rm "$1/kernel.deb""#));
+    command.into(root, interrupt)?;
     for (path, text) in FILES {
         let path = root.join(path);
         fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
@@ -181,11 +166,7 @@ fn write_image(
     folder: &Path,
     interrupt: &Interrupt,
 ) -> Result<Described> {
-    let query = ["dpkg-query", "--show", "--showformat=${Package} ${Version}\\n"];
-    let packages = Command::new("chroot").arg(root).args(query).output().context("start chroot")?;
-    ensure!(packages.status.success(), "dpkg-query: {}", String::from_utf8_lossy(&packages.stderr).trim());
-    let packages: Vec<String> =
-        String::from_utf8_lossy(&packages.stdout).lines().map(str::to_owned).collect();
+    let packages = packages(root)?;
     let [vmlinuz, initrd, disk] = FILE_NAMES.map(|name| folder.join(name));
     for (from, to) in [("vmlinuz", &vmlinuz), ("initrd.img", &initrd)] {
         let from = root.join("boot").join(format!("{from}-{}", kernel.version));
@@ -204,34 +185,6 @@ fn write_image(
         compressed_bytes += compressed(file)?;
     }
     Ok(Described { kernel_version: kernel.version.clone(), compressed_bytes, packages })
-}
-
-/// Runs a program, and ends it when somebody wants the run to end.
-fn run(command: &mut Command, interrupt: &Interrupt) -> Result<()> {
-    let name = command.get_program().to_string_lossy().into_owned();
-    let log = tempfile::NamedTempFile::new()?;
-    let (stdout, stderr) = (log.reopen()?, log.reopen()?);
-    command.env("LC_ALL", "C.UTF-8").stdin(Stdio::null()).stdout(stdout).stderr(stderr);
-    let mut child = command.spawn().with_context(|| format!("start {name}"))?;
-    let status = loop {
-        if let Some(status) = child.try_wait()? {
-            break status;
-        }
-        if let Err(interrupted) = interrupt.check() {
-            // It takes down what it has mounted; SIGKILL would leave that.
-            let pid = rustix::process::Pid::from_child(&child);
-            rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
-            child.wait()?;
-            return Err(interrupted);
-        }
-        std::thread::sleep(POLL);
-    };
-    if status.success() {
-        return Ok(());
-    }
-    let text = fs::read_to_string(log.path()).unwrap_or_default();
-    let lines: Vec<&str> = text.trim().lines().collect();
-    bail!("{name} failed ({status}): {}", lines[lines.len().saturating_sub(12)..].join("\n"))
 }
 
 #[cfg(test)]
@@ -277,13 +230,5 @@ mod tests {
                 .contains(&format!("echo \"{REPORT}$(systemctl is-system-running --wait)\""))
         );
         assert!(text("poweroff.service").contains(&format!("ConditionKernelCommandLine={POWER_OFF}\n")));
-    }
-
-    #[test]
-    fn programs_that_fail_say_why() {
-        let interrupt = Interrupt::default();
-        run(&mut Command::new("true"), &interrupt).unwrap();
-        let failed = run(Command::new("sh").args(["-c", "echo no space >&2; exit 3"]), &interrupt);
-        assert!(failed.unwrap_err().to_string().ends_with("no space"));
     }
 }
