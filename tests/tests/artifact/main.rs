@@ -16,9 +16,10 @@ use bytes::Bytes;
 use http::Method;
 use serde_json::Value;
 use stratos_api::client::Call;
-use stratos_api::{CheckpointInfo, ErrorCode, FunctionDetail, VersionInfo};
+use stratos_api::{CheckpointInfo, ErrorCode, VersionInfo};
 use stratos_artifact::{Artifact, Manifest, SecretKey, Section, Sources};
 use stratos_checkpoint::image::{Checkpoint, Image};
+use stratos_tests::checkpoints::{detail, settled, without_instances};
 use stratos_tests::{Node, Session, need_root};
 use stratos_types::Digest;
 
@@ -124,38 +125,12 @@ async fn deploy(node: &Node, artifact: &Path) -> VersionInfo {
     serde_json::from_value(answer.json()).expect("a version")
 }
 
-async fn detail(node: &Node, name: &str) -> FunctionDetail {
-    let answer = node.call(Call::new(Method::GET, format!("/v1/functions/{name}"), "")).await;
-    serde_json::from_value(answer.json()).expect("a function")
-}
-
-/// Waits until there is a checkpoint, or a reason for none.
-async fn settled(node: &Node, name: &str) -> CheckpointInfo {
-    let begun = Instant::now();
-    loop {
-        let info = detail(node, name).await.checkpoint;
-        if info.state != "making" {
-            return info;
-        }
-        assert!(begun.elapsed() < PATIENCE, "no checkpoint of {name}: {}", node.log());
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
 /// Invokes a function, whose next instance must be restored.
 async fn restored(node: &Node, name: &str) -> Value {
     let answer = node.invoke(name, "{}").await;
     assert_eq!(answer.status, 200, "{}\n{}", answer.text(), node.log());
     assert_eq!(answer.header("stratos-start"), "restored", "{}", log_of(node, name).await);
     answer.json()
-}
-
-async fn without_instances(node: &Node, name: &str) {
-    let begun = Instant::now();
-    while !detail(node, name).await.instances.is_empty() {
-        assert!(begun.elapsed() < PATIENCE, "instances of {name} do not end");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
 }
 
 /// The function's log, where a node says when it has made a checkpoint.
