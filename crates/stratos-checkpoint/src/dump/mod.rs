@@ -168,7 +168,8 @@ fn look(target: &Target<'_>, stopped: &mut [Tracee], memory: &File) -> Result<Ch
     let mut files = Vec::new();
     let mappings = maps.own(&pagemap, &mut files)?;
     let executable = executable(pid, &mut files)?;
-    let random = random_state(target, executable, &files, &mappings, memory)?;
+    let program = read_executable(target.root, &files[executable as usize])?;
+    let random = random_state(target.park, &program, executable, &mappings, memory)?;
     let process = Process {
         umask: threads::umask(pid)?,
         cwd: link(pid, "cwd")?,
@@ -183,7 +184,7 @@ fn look(target: &Target<'_>, stopped: &mut [Tracee], memory: &File) -> Result<Ch
         monotonic_ns: monotonic_ns(),
         process,
         threads,
-        reseed: reseed_function(target.root, executable, &files, &mappings),
+        reseed: reseed_function(target.root, executable, &program, &files, &mappings),
         random,
         files,
         mappings,
@@ -312,25 +313,28 @@ fn copy_pages(checkpoint: &Checkpoint, memory: &File, to: &mut dyn io::Write) ->
     Ok(())
 }
 
-/// Where the program keeps the state of random generators that neither it nor the kernel renews. Only Go's are known.
-fn random_state(
-    target: &Target<'_>,
-    executable: u32,
-    files: &[String],
-    mappings: &[Mapping],
-    memory: &File,
-) -> Result<go::Ranges, DumpError> {
-    let path = target.root.join(files[executable as usize].trim_start_matches('/'));
+fn read_executable(root: &Path, path: &str) -> Result<Vec<u8>, DumpError> {
+    let path = root.join(path.trim_start_matches('/'));
     let file = File::open(&path).during(|| format!("open {}", path.display()))?;
     if file.metadata().during(|| format!("look at {}", path.display()))?.len() > MOST_EXECUTABLE {
         return Err(DumpError::refused("its executable is too large to be looked at"));
     }
     let mut bytes = Vec::new();
     (&file).read_to_end(&mut bytes).during(|| format!("read {}", path.display()))?;
-    let elf = ElfFile64::<Endianness>::parse(&*bytes).ok();
-    match elf {
-        Some(elf) if go::is_go(&elf) => {
-            let moved = moved(&elf, &bytes, executable, mappings);
+    Ok(bytes)
+}
+
+/// Where the program keeps the state of random generators that neither it nor the kernel renews. Only Go's are known.
+fn random_state(
+    park: Park,
+    program: &[u8],
+    executable: u32,
+    mappings: &[Mapping],
+    memory: &File,
+) -> Result<go::Ranges, DumpError> {
+    match ElfFile64::<Endianness>::parse(program) {
+        Ok(elf) if go::is_go(&elf) => {
+            let moved = moved(&elf, program, executable, mappings);
             let moved =
                 moved.ok_or_else(|| DumpError::refused("its executable is mapped in an unknown way"))?;
             let word = |address: u64| {
@@ -339,7 +343,7 @@ fn random_state(
             };
             go::random_state(&elf, moved, word).map_err(|unknown| DumpError::refused(unknown.to_string()))
         }
-        _ if target.park == Park::Idle => Err(DumpError::refused(
+        _ if park == Park::Idle => Err(DumpError::refused(
             "it does not wait to be released, and is no Go program: nobody could make its random numbers different in each \
              instance (docs/checkpoints.md tells how a program waits)",
         )),
@@ -369,7 +373,13 @@ fn moved(
 /// Where OpenSSL's `RAND_poll` is, if the executable or a library of that name exports it: its generators would otherwise
 /// give every clone the same numbers. It needs no argument and takes its entropy from the kernel. Other files are not looked
 /// at: they are a stranger's, and can be as many and as large as there is room for.
-fn reseed_function(root: &Path, executable: u32, files: &[String], mappings: &[Mapping]) -> Option<u64> {
+fn reseed_function(
+    root: &Path,
+    executable: u32,
+    program: &[u8],
+    files: &[String],
+    mappings: &[Mapping],
+) -> Option<u64> {
     const LIBRARY: &str = "libcrypto";
     let is_candidate = |index: u32, path: &str| {
         index == executable
@@ -377,7 +387,11 @@ fn reseed_function(root: &Path, executable: u32, files: &[String], mappings: &[M
     };
     let candidates = (0..).zip(files).filter(|(index, path)| is_candidate(*index, path));
     candidates.into_iter().find_map(|(index, path)| {
-        let exported = exported_function(&root.join(path.trim_start_matches('/')), b"RAND_poll")?;
+        let exported = if index == executable {
+            exported_function(program, b"RAND_poll")
+        } else {
+            exported_function(&fs::read(root.join(path.trim_start_matches('/'))).ok()?, b"RAND_poll")
+        }?;
         // The address in the file belongs to the segment that this is a mapping of.
         mappings.iter().filter(|m| m.protection & libc::PROT_EXEC as u32 != 0).find_map(|mapping| {
             let (_, offset) = mapping.file.filter(|(file, _)| *file == index)?;
@@ -393,15 +407,14 @@ struct Exported {
     offset: u64,
 }
 
-fn exported_function(path: &Path, name: &[u8]) -> Option<Exported> {
-    let bytes = fs::read(path).ok()?;
-    let elf = ElfFile64::<Endianness>::parse(&*bytes).ok()?;
+fn exported_function(bytes: &[u8], name: &[u8]) -> Option<Exported> {
+    let elf = ElfFile64::<Endianness>::parse(bytes).ok()?;
     let symbol = elf
         .dynamic_symbols()
         .find(|symbol| symbol.is_definition() && symbol.name_bytes().is_ok_and(|found| found == name))?;
     let address = symbol.address();
     let endian = elf.endian();
-    let segments = elf.elf_header().program_headers(endian, &*bytes).ok()?;
+    let segments = elf.elf_header().program_headers(endian, bytes).ok()?;
     use object::read::elf::ProgramHeader as _;
     let of_it = segments.iter().find(|segment| {
         segment.p_type(endian) == object::elf::PT_LOAD

@@ -338,8 +338,7 @@ impl Engine {
         let reason: Arc<str> = reason.into();
         *lock(&of.retry_at) = retry.map(|retry| Instant::now() + retry);
         of.state.send_replace(State::None(Arc::clone(&reason)));
-        drop(lock(&of.template).take());
-        drop(std::mem::take(&mut *lock(&of.held)));
+        of.discard();
         // Another may be in its place by now, of which nothing is known.
         if self.0.checkpoints.of(deployed).is_some_and(|now| std::ptr::eq(&raw const *now, of)) {
             tracing::warn!(function = %deployed.key, version = deployed.version, %reason, "a checkpoint is not usable");
