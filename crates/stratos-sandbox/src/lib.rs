@@ -30,7 +30,7 @@ mod uid;
 mod weaken;
 
 pub use body::StartTimings;
-pub use checkpoint::{checkpoint, checkpoint_awaiting, checkpoint_idle, template};
+pub use checkpoint::{checkpoint, checkpoint_awaiting, checkpoint_idle, keep_memory_together, template};
 pub use egress::EgressPolicy;
 pub use error::{JobError, MountError, OpenError, StartError};
 pub use features::{Features, Missing, ReservedCpus};

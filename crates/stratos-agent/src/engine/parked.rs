@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use stratos_checkpoint::dump::{DumpError, Dumped};
-use stratos_sandbox::Sandbox;
+use stratos_sandbox::{Sandbox, StartError};
 use stratos_sys::process;
-use stratos_types::InstanceId;
+use stratos_types::{InstanceId, Runtime};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use tokio::net::unix::pipe;
 
@@ -97,7 +97,15 @@ impl Parked {
     ) -> Result<Self, NotMade> {
         let id = InstanceId::random();
         let plan = deployed.plan_for_checkpoint(id);
-        let starting = tokio::task::spawn_blocking(move || sandbox.start(&plan));
+        let draws_addresses = deployed.spec.runtime == Runtime::Node24;
+        let starting = tokio::task::spawn_blocking(move || {
+            let instance = sandbox.start(&plan)?;
+            if draws_addresses && let Err(error) = stratos_sandbox::keep_memory_together(&instance) {
+                // Its clones are larger then, and that is all.
+                tracing::debug!(pid = instance.pid(), %error, "an instance's memory is not kept together");
+            }
+            Ok::<_, StartError>(instance)
+        });
         let started = starting.await.map_err(|error| NotMade::for_now(error.to_string()))?;
         let mut instance =
             started.map_err(|error| NotMade::for_now(format!("it cannot be started: {error}")))?;

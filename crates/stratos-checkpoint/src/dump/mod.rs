@@ -9,6 +9,7 @@ pub mod go;
 mod mappings;
 mod remote;
 mod threads;
+mod together;
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
@@ -24,6 +25,7 @@ use stratos_sys::ptrace::Tracee;
 pub use self::connection::Connection;
 use self::mappings::Maps;
 use self::remote::Remote;
+pub use self::together::keep_together;
 use crate::image::{self, Checkpoint, FormatError, Layout, Mapping, Process, SignalAction};
 use crate::machine::{Machine, monotonic_ns};
 
