@@ -17,10 +17,11 @@ const fs = require('node:fs');
 const PARK_FD = 3;
 const STATUS_FD = 4;
 const HEADER_BYTES = 52;
+/** Bytes that are asked for at first: as a rule the whole frame. */
+const USUAL_BYTES = 4096;
+/** Times that a release is rehearsed: what it calls is compiled, and knows the shapes of what it works on. */
+const REHEARSALS = 8;
 /** The whole frame fits into a pipe, so that the agent never waits for this process to read it. */
-/** Arrays of some 512 bytes between two looks at the young generation, and bytes that have made V8 collect it: it is smaller. */
-const YOUNG_STEP = 200;
-const YOUNG_BYTES_MAX = 128 << 20;
 const ENVIRONMENT_LIMIT = (64 << 10) - HEADER_BYTES;
 
 /** True when the agent started this process. Run by hand, the numbers are free, belong to Node, or are both ends of one pipe. */
@@ -38,6 +39,9 @@ const attached = (() => {
 const checkpoint = attached && process.env.STRATOS_CHECKPOINT === '1';
 // The program and its children must not see it.
 delete process.env.STRATOS_CHECKPOINT;
+
+const garbage = checkpoint ? require('./garbage.cjs') : null;
+garbage?.begin();
 
 // Loaded before any of the program's code, which may keep a reference to `Math.random`.
 const reseed = checkpoint ? require('./reseed.cjs') : null;
@@ -59,8 +63,8 @@ function whenHooked(then) {
   onFirstHook = then;
 }
 
-async function runRestoreHooks() {
-  for (const hook of restoreHooks) await hook();
+async function runRestoreHooks(hooks = restoreHooks) {
+  for (const hook of hooks) await hook();
 }
 
 /** Writes one status byte, `R` or `P`. */
@@ -68,65 +72,78 @@ function mark(letter) {
   if (attached) fs.writeSync(STATUS_FD, letter);
 }
 
-function readExactly(length) {
-  const bytes = Buffer.allocUnsafe(length);
-  for (let filled = 0; filled < length; ) {
-    const count = fs.readSync(PARK_FD, bytes, filled, length - filled, null);
+/** Reads a frame, in one call as a rule: the agent writes it whole, and nothing after it. */
+function readFrame(fd) {
+  let bytes = Buffer.allocUnsafe(USUAL_BYTES);
+  let filled = 0;
+  for (;;) {
+    const count = fs.readSync(fd, bytes, filled, bytes.length - filled, null);
     // The agent is gone and nobody will ever release this process.
     if (count === 0) process.exit(0);
     filled += count;
+    if (filled < HEADER_BYTES) continue;
+    const environmentLength = bytes.readUInt32LE(48);
+    if (environmentLength > ENVIRONMENT_LIMIT) throw unknownFrame();
+    const length = HEADER_BYTES + environmentLength;
+    if (filled >= length) return bytes.subarray(0, length);
+    if (length > bytes.length) bytes = Buffer.concat([bytes], length);
   }
-  return bytes;
 }
 
-/** Blocks until the release frame is there and applies its environment. */
-function waitForRelease() {
-  if (!attached) return;
-  const header = readExactly(HEADER_BYTES);
-  const environmentLength = header.readUInt32LE(48);
-  if (header.latin1Slice(0, 4) !== 'SREL' || header.readUInt32LE(4) !== 1 || environmentLength > ENVIRONMENT_LIMIT) {
-    throw new Error('the release frame on fd 3 is not one this runtime understands');
-  }
-  for (const entry of readExactly(environmentLength).toString().split('\0')) {
+const unknownFrame = () => new Error('the release frame on fd 3 is not one this runtime understands');
+
+/** Applies a frame: its environment, and its seed. */
+function take(frame) {
+  if (frame.latin1Slice(0, 4) !== 'SREL' || frame.readUInt32LE(4) !== 1) throw unknownFrame();
+  for (const entry of frame.utf8Slice(HEADER_BYTES).split('\0')) {
     const equals = entry.indexOf('=');
     if (equals > 0) process.env[entry.slice(0, equals)] = entry.slice(equals + 1);
   }
-  fs.closeSync(PARK_FD);
   // Without a checkpoint the seed is of no use: a fresh Node has just seeded itself from the kernel.
-  reseed?.apply(header.subarray(16, 48));
+  reseed?.apply(frame.subarray(16, 48));
 }
 
-/**
- * Has V8 collect its young generation, by allocating until it does. A clone would copy the pages of dead objects with those of live
- * ones, and many a first request would meet the collection that is due. One is best: with a second, survivors become old.
- */
-function emptyYoungGeneration() {
-  const { getHeapSpaceStatistics } = require('node:v8');
-  const used = () => getHeapSpaceStatistics().find((space) => space.space_name === 'new_space')?.space_used_size ?? 0;
-  for (let before = used(), allocated = 0; allocated < YOUNG_BYTES_MAX; allocated += YOUNG_STEP * 512) {
-    for (let i = 0; i < YOUNG_STEP; i++) new Array(64).fill(i);
-    const now = used();
-    if (now < before) return;
-    before = now;
+/** Blocks until the release frame is there and applies it. */
+function waitForRelease() {
+  if (!attached) return;
+  const frame = readFrame(PARK_FD);
+  fs.closeSync(PARK_FD);
+  take(frame);
+}
+
+/** Goes through a release with a frame of its own. The random numbers stay those of this process. */
+function rehearseRelease() {
+  const variable = 'STRATOS_REHEARSAL=1\0';
+  const frame = Buffer.alloc(HEADER_BYTES + variable.length);
+  frame.write('SREL');
+  frame.writeUInt32LE(1, 4);
+  frame.writeUInt32LE(variable.length, 48);
+  frame.write(variable, HEADER_BYTES);
+  const restore = reseed.keep();
+  for (let i = 0; i < REHEARSALS; i++) {
+    const zeros = fs.openSync('/dev/zero');
+    readFrame(zeros);
+    fs.closeSync(zeros);
+    take(frame);
   }
+  restore();
+  delete process.env.STRATOS_REHEARSAL;
 }
-
-const turn = () => new Promise((resolve) => setImmediate(resolve));
 
 /** Does before the checkpoint what each instance would otherwise do after it. */
 async function prepareToPark() {
   reseed?.prepare();
   if (!checkpoint) return;
-  emptyYoungGeneration();
-  // V8 has asked for a collection of its own when the young generation was nearly full. It is a task of the event loop, and finds
-  // nothing to do now; in a clone it would be the first thing to run, and takes milliseconds.
-  for (let i = 0; i < 3; i++) await turn();
+  rehearseRelease();
+  await runRestoreHooks([]);
+  await garbage.collect();
 }
 
 /** Tells the agent that this process parks, and blocks until it is released. To be prepared for with `prepareToPark`. */
 function park() {
   // Once more: what the program has loaded since then counts, too.
   reseed?.prepare();
+  garbage?.end();
   mark('P');
   waitForRelease();
 }

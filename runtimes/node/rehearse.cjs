@@ -7,7 +7,7 @@
 
 const net = require('node:net');
 
-/** Requests of a rehearsal: what they call is compiled to bytecode. With hundreds V8 optimises, which a restored process pays for. */
+/** Times that each path is taken: what it calls is compiled to bytecode. With hundreds V8 optimises, which a restored process pays for. */
 const ROUNDS = 5;
 /** How long one request may take, in ms. */
 const PATIENCE_MS = 5000;
@@ -25,8 +25,10 @@ function listening(server) {
   });
 }
 
-/** Sends requests one after the other on one connection; `path` for each. */
-async function ask(port, paths) {
+const get = (path) => `GET ${path} HTTP/1.1\r\nHost: 127.0.0.1\r\n`;
+
+/** Sends requests, each without its empty line, one after the other on one connection. */
+async function ask(port, requests) {
   const socket = net.connect({ port, host: '127.0.0.1', noDelay: true });
   let answered;
   socket.setTimeout(PATIENCE_MS, () => socket.destroy(new Error(`no answer within ${PATIENCE_MS} ms`)));
@@ -35,25 +37,54 @@ async function ask(port, paths) {
     socket.once('error', reject);
     socket.once('close', resolve);
   });
-  for (const [index, path] of paths.entries()) {
-    const last = index === paths.length - 1 ? 'Connection: close\r\n' : '';
+  for (const [index, request] of requests.entries()) {
+    const last = index === requests.length - 1 ? 'Connection: close\r\n' : '';
     const answer = new Promise((resolve) => (answered = resolve));
-    socket.write(`GET ${path} HTTP/1.1\r\nHost: 127.0.0.1\r\n${last}\r\n`);
+    socket.write(`${request}${last}\r\n`);
     await Promise.race([answer, ended]);
   }
   await ended;
 }
 
+/** Answers in the ways that servers do as a rule: at once, with headers of either kind, and after reading a body. */
+function answer(request, response) {
+  const { pathname, searchParams } = new URL(request.url, 'http://localhost');
+  switch (pathname) {
+    case '/headers':
+      response.statusCode = 200;
+      response.setHeader('Content-Type', 'application/json');
+      return response.end(JSON.stringify({ name: searchParams.get('name'), agent: request.headers['user-agent'] }));
+    case '/head':
+      response.writeHead(200, { 'Content-Type': 'text/plain' });
+      response.write('re');
+      return response.end('ady');
+    default:
+      request.on('data', () => {});
+      request.on('end', () => response.end('ready'));
+  }
+}
+
+/** Writes a line as `console.log` does, to nowhere, and has the real streams made, which a first line would do. */
+function rehearseLog() {
+  const { Writable } = require('node:stream');
+  const nowhere = new Writable({ write: (chunk, encoding, written) => written() });
+  new console.Console(nowhere).log('%s %d', 'line', 1, { of: ['a', 'log'] });
+  return [process.stdout.writable, process.stderr.writable];
+}
+
 /** Rehearses Node's own HTTP server, if the program has loaded it, and what the author asked for on `port`. */
 async function rehearseServer(port) {
+  rehearseLog();
   if (process.moduleLoadList.includes('NativeModule _http_server')) {
     const { createServer } = require('node:http');
-    const server = createServer((request, response) => response.end('ready'));
-    await ask(await listening(server), Array(ROUNDS).fill('/'));
+    const server = createServer(answer);
+    const requests = [get('/'), get('/headers?name=a'), get('/head')];
+    const own = await listening(server);
+    for (let round = 0; round < ROUNDS; round++) await ask(own, requests);
     server.close();
     await closed(server);
   }
-  for (const path of prime) await ask(port, [path]);
+  for (const path of prime) await ask(port, [get(path)]);
 }
 
 /** The part of the agent: gives `events` out one after the other, and takes the answers. */

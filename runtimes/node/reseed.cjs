@@ -50,10 +50,18 @@ function findIntBatch(crypto) {
   return batch;
 }
 
+/** Keeps the numbers of this process over a rehearsal of `apply`. Returns what ends it. */
+function keep() {
+  const own = draw;
+  return () => {
+    draw();
+    draw = own;
+  };
+}
+
 /** Does before the checkpoint what need not be done after it. Once it has found what `crypto` keeps, it has nothing more to do. */
 function prepare() {
   if (batches.length > 0) return;
-  generator(Buffer.alloc(16))();
   if (!process.moduleLoadList.includes('NativeModule internal/crypto/random')) return;
   const crypto = require('node:crypto');
   const { randomFillSync, randomInt, randomUUID } = crypto;
@@ -82,4 +90,4 @@ function apply(seed) {
   renewBatches();
 }
 
-module.exports = { apply, prepare };
+module.exports = { apply, keep, prepare };

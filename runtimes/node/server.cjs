@@ -91,6 +91,8 @@ function parkWhenListening(port) {
       return;
     }
     stop();
+    // Compiled now, so that no instance has to do it.
+    for (const server of listening) holdConnections(server)();
     beforeRequests(listening, park);
   };
   const stop = onListening(port, (server) => {
