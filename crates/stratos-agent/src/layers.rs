@@ -16,16 +16,14 @@ use stratos_sandbox::{Image, MountError, Sandbox};
 use stratos_types::{Digest, LayerManifest};
 use tempfile::NamedTempFile;
 
-use crate::config::Memory;
 use crate::warm::recording::Owner;
 use crate::warm::{Source, text};
+use stratos_sys::pages::huge_pages_fit;
 
 /// Where the devices of packed layers are.
 const DEVICES: &str = "/dev/mapper";
 /// How the names of files begin that are being written.
 const PARTIAL: &str = ".layer-";
-/// Memory of a machine, in bytes, from which on the programs of layers are kept whole in it (100 MB for Node.js).
-const LARGE_MACHINE: u64 = 4 << 30;
 
 /// A layer, ready to be an instance's root.
 pub struct Layer {
@@ -168,8 +166,13 @@ pub struct Layers {
 impl Layers {
     /// The layers of a folder; nothing is read before it is asked for.
     pub fn new(dir: PathBuf, sandbox: Arc<Sandbox>) -> Self {
-        let large_pages = Memory::of_machine().is_ok_and(|memory| memory.total >= LARGE_MACHINE);
-        Self { dir, devices: DEVICES.into(), sandbox, mounted: Mutex::default(), large_pages }
+        Self {
+            dir,
+            devices: DEVICES.into(),
+            sandbox,
+            mounted: Mutex::default(),
+            large_pages: huge_pages_fit(),
+        }
     }
 
     /// The same with another folder for the devices of packed layers.

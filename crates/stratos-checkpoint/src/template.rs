@@ -21,6 +21,8 @@ use rustix::time::Timespec;
 use stratos_restorer::abi::Call;
 use stratos_restorer::{PROGRAM, abi};
 use stratos_setup::{ArgList, CStrPtr, Op};
+use stratos_sys::pages::huge_pages_fit;
+use stratos_sys::process::last_capability;
 use stratos_sys::spawn::{Child, SpawnError, spawn};
 
 use crate::image::{Checkpoint, Image, KernelMapping};
@@ -104,8 +106,8 @@ pub struct Template {
     control: Mutex<OwnedFd>,
     fixed: Fixed,
     cwd: CString,
-    /// What instances do ahead, once it is known.
-    ahead: OnceLock<Vec<Call>>,
+    /// What instances are to have pages of their own of, once it is known: see [`WorkingSet::own`].
+    ahead: OnceLock<Vec<u64>>,
 }
 
 impl Template {
@@ -154,17 +156,38 @@ impl Template {
     /// When the template has ended.
     pub fn learn(&self, set: &WorkingSet, checkpoint: &Checkpoint) -> Result<(), TemplateError> {
         // The first one that is learned is as good as any other.
-        if self.ahead.set(set.calls_of_instance()).is_err() {
+        if self.ahead.set(set.own()).is_err() {
             return Ok(());
         }
         let calls = set.calls_of_template(checkpoint);
-        let control = self.control.lock().unwrap_or_else(PoisonError::into_inner);
-        let learned = self.ask(&control, &plan::run(&calls, 0), &[], BUILD);
+        let learned = self.run(&calls);
         if learned.is_err() {
             // A mapping may be writable that should not be.
             self.kill();
         }
-        learned.map(drop)
+        learned?;
+        if huge_pages_fit() { self.enlarge_pages(checkpoint) } else { Ok(()) }
+    }
+
+    /// Has its memory in large pages where it fills them. One at a time: instances are made in between.
+    fn enlarge_pages(&self, checkpoint: &Checkpoint) -> Result<(), TemplateError> {
+        for call in plan::large_pages(&checkpoint.mappings) {
+            match self.run(&[call]) {
+                Ok(()) => {}
+                Err(TemplateError::Call { source, .. }) => {
+                    tracing::debug!(pid = self.pid(), %source, "a template keeps its small pages");
+                    break;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes calls in its process.
+    fn run(&self, calls: &[Call]) -> Result<(), TemplateError> {
+        let control = self.control.lock().unwrap_or_else(PoisonError::into_inner);
+        self.ask(&control, &plan::run(calls, 0), &[], BUILD).map(drop)
     }
 
     /// Sends a message and waits for its answer. A template that does not answer in time is ended: the answer that comes
@@ -329,7 +352,11 @@ fn memory_file(bytes: &[u8]) -> Result<OwnedFd, TemplateError> {
 /// Where things are in a restorer that has said it is there.
 fn whereabouts(pid: i32) -> Result<Whereabouts, TemplateError> {
     let maps = fs::read_to_string(format!("/proc/{pid}/maps")).during("read the restorer's memory map")?;
-    let mut here = Whereabouts { monotonic_ns: monotonic_ns(), ..Whereabouts::default() };
+    let mut here = Whereabouts {
+        monotonic_ns: monotonic_ns(),
+        last_capability: last_capability().during("learn the last capability")?,
+        ..Whereabouts::default()
+    };
     for line in maps.lines() {
         let mut fields = line.split_whitespace();
         let range = fields.next().and_then(|range| range.split_once('-'));

@@ -61,9 +61,10 @@ impl WorkingSet {
         Ok(set)
     }
 
-    /// What an instance does before it goes on. Failing costs nothing but time: the mapping may be another by then.
-    pub(crate) fn calls_of_instance(&self) -> Vec<Call> {
-        self.written.iter().map(|range| advise(range, MADV_POPULATE_WRITE).may_fail()).collect()
+    /// What an instance is to have pages of its own of before it goes on: first address and bytes of each range. They are
+    /// in writable mappings of the checkpoint, which its template has as they were.
+    pub(crate) fn own(&self) -> Vec<u64> {
+        self.written.iter().flat_map(|range| [range.start, range.end - range.start]).collect()
     }
 
     /// What the template does once. The kernel leaves out a file's pages when it clones a process, unless the mapping has

@@ -4,8 +4,8 @@ use core::mem::size_of;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use crate::abi::{
-    AWAIT_THREADS, Call, EXACT, FAILED, LIST, LOAD, MAY_FAIL, OF_LIST, OF_THREAD, REPORT_FD, Reply, SLOTS, THREAD,
-    Thread,
+    AWAIT_THREADS, Call, EXACT, FAILED, LIST, LOAD, MAY_FAIL, OF_LIST, OF_THREAD, PAGE, REPORT_FD, Reply, SLOTS,
+    THREAD, TOUCH, Thread,
 };
 use crate::arch::{self, nr, syscall};
 use crate::exit;
@@ -72,7 +72,25 @@ unsafe fn make(number: u32, args: [usize; 6]) -> isize {
                 await_threads(args[0] as u32);
                 0
             }
+            TOUCH => {
+                touch(args[0] as *const [u64; 2], args[1]);
+                0
+            }
             _ => syscall(number as usize, args),
+        }
+    }
+}
+
+/// # Safety
+/// `ranges` is the address of `count` ranges, all of writable memory. No other thread may run.
+unsafe fn touch(ranges: *const [u64; 2], count: usize) {
+    for index in 0..count {
+        // SAFETY: within the list, by the caller's promise.
+        let [address, bytes] = unsafe { ranges.add(index).read() };
+        for offset in (0..bytes).step_by(PAGE as usize) {
+            let byte = (address + offset) as *mut u8;
+            // SAFETY: the caller's promise. Nobody else writes to it in between.
+            unsafe { byte.write_volatile(byte.read_volatile()) };
         }
     }
 }

@@ -42,6 +42,11 @@ pub const THREAD: u32 = PSEUDO + 1;
 pub const AWAIT_THREADS: u32 = PSEUDO + 2;
 /// Makes the `args[1]` calls at `args[0]`, with slots of their own.
 pub const LIST: u32 = PSEUDO + 3;
+/// Writes to each page of `args[1]` ranges what is there already, so that the process has pages of its own: at `args[0]`,
+/// first address and bytes of each. All of it must be writable memory.
+pub const TOUCH: u32 = PSEUDO + 4;
+/// Bytes of a page.
+pub const PAGE: u64 = 4096;
 
 /// A result must equal [`Call::expect`]; otherwise it only must not be an error.
 pub const EXACT: u32 = 1;

@@ -71,7 +71,8 @@ pub(crate) struct Restored<'a> {
 }
 
 impl<'a> Setup<'a> {
-    /// The same steps for an instance that is restored. Capabilities are given up by its threads, each for itself.
+    /// The same steps for an instance that is restored. Capabilities are given up by its threads, each for itself; the
+    /// template has emptied the bounding set for all its instances.
     pub(crate) fn restored(&self) -> Restored<'a> {
         let mut setup = Vec::with_capacity(64);
         self.namespaces(&mut setup);
@@ -82,7 +83,6 @@ impl<'a> Setup<'a> {
         let mut privileges = Vec::new();
         if !self.weaken.capabilities {
             privileges.push(Op::ClearAmbient);
-            privileges.push(Op::DropBounding { last: self.last_capability });
             privileges.push(Op::DropGroups);
             privileges.push(Op::KeepCaps);
             privileges.push(Op::SetGid(self.uid));

@@ -51,6 +51,22 @@ pub fn resident(file: impl AsFd, length: u64) -> io::Result<Vec<Range<u64>>> {
 
 /// Bytes that one entry of the second level of page tables maps, with pages of 4 KiB.
 pub const HUGE: u64 = 2 << 20;
+/// Memory of a machine, in bytes, from which on pages of [`HUGE`] bytes are used: below, what is left over in each of them,
+/// and 100 MB for Node.js's program, is more than can be spared.
+const LARGE_MACHINE: u64 = 4 << 30;
+
+/// Whether this machine has the memory for pages of [`HUGE`] bytes.
+pub fn huge_pages_fit() -> bool {
+    let mut info = std::mem::MaybeUninit::<libc::sysinfo>::uninit();
+    // SAFETY: the kernel writes all of the structure, or nothing when it fails.
+    let told = unsafe { libc::sysinfo(info.as_mut_ptr()) } == 0;
+    if !told {
+        return false;
+    }
+    // SAFETY: it has written all of it.
+    let info = unsafe { info.assume_init() };
+    info.totalram.saturating_mul(u64::from(info.mem_unit)) >= LARGE_MACHINE
+}
 
 /// Reads a range of a file into the page cache in pages of [`HUGE`] bytes, where kernel and file system can: EROFS does
 /// since Linux 6.2 for files that are not compressed, and the kernel needs `CONFIG_TRANSPARENT_HUGEPAGE`. Whoever maps the

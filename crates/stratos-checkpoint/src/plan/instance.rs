@@ -136,13 +136,14 @@ pub struct InstancePlan<'a> {
     pub filter: &'a [Op<'a>],
 }
 
-/// The message that makes an instance: everything that a [`abi::Request`] points to, the request itself first. `ahead` are
-/// calls that come before all others.
-pub fn instance(fixed: &Fixed, plan: &InstancePlan<'_>, ahead: &[Call], descriptors: u32) -> Vec<u8> {
+/// The message that makes an instance: everything that a [`abi::Request`] points to, the request itself first. `own`: the
+/// ranges that it is to have pages of its own of first, address and bytes of each.
+pub fn instance(fixed: &Fixed, plan: &InstancePlan<'_>, own: &[u64], descriptors: u32) -> Vec<u8> {
     let mut arena = Arena::new(abi::REQUEST);
     let head = arena.put(&[0; size_of::<abi::Request>()]);
-    let mut calls = Vec::with_capacity(128 + ahead.len());
-    calls.extend_from_slice(ahead);
+    let mut calls = Vec::with_capacity(128);
+    let ranges = arena.words(own);
+    calls.push(Call::new(abi::TOUCH, [ranges, own.len() as u64 / 2, 0, 0, 0, 0]));
     lower(plan.setup, &mut arena, &mut calls);
     calls.push(list(fixed.process));
     lower(plan.privileges, &mut arena, &mut calls);

@@ -5,6 +5,7 @@ mod arena;
 mod descriptors;
 mod frame;
 mod instance;
+mod large;
 mod lower;
 mod template;
 
@@ -13,6 +14,7 @@ use stratos_restorer::abi::Call;
 pub use self::arena::Arena;
 pub use self::instance::{Fixed, InstancePlan, instance};
 pub(crate) use self::instance::{list, run};
+pub(crate) use self::large::pages as large_pages;
 pub use self::template::{PlanError, TemplatePlan, Whereabouts, template};
 
 /// A system call by libc's number for it.

@@ -28,6 +28,8 @@ pub struct Whereabouts {
     pub kernel: Vec<KernelMapping>,
     /// `CLOCK_MONOTONIC` now, nanoseconds.
     pub monotonic_ns: u64,
+    /// The highest capability that the kernel knows.
+    pub last_capability: u32,
 }
 
 /// What a restorer is told so that it becomes a template.
@@ -77,6 +79,11 @@ pub fn template(
     checkpoint.mappings.iter().for_each(|mapping| protect(mapping, &mut calls));
     describe(checkpoint, &mut arena, &mut calls);
     clock(checkpoint, here, &mut arena, &mut calls);
+    // For all instances at once: none ever executes a program that could give it a capability.
+    calls.extend(
+        (0..=here.last_capability)
+            .map(|capability| call(libc::SYS_prctl, [libc::PR_CAPBSET_DROP as u64, u64::from(capability)])),
+    );
     let fixed = instance::fixed(checkpoint, inherited, &mut arena);
     let build = arena.calls(&calls);
     let memory = arena.into_bytes();
