@@ -103,8 +103,8 @@ pub struct InvocationTrace {
 /// A piece of an invocation's time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Span {
-    /// `gateway` for all of it; within: `receive`, `queue`, `sandbox` and `runtime` (or `restore`), `init` (or `hooks`),
-    /// `dispatch`, `handler`, `respond`, `post`.
+    /// `gateway` for all of it; within: `receive`, `queue`, `sandbox` and `runtime` (or `restore`), `init`, `dispatch`,
+    /// `handler`, `respond`, `post`.
     pub name: String,
     /// Its id, 16 hex digits.
     pub span_id: String,
