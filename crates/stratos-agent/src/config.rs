@@ -148,6 +148,11 @@ pub struct Options {
     #[arg(long, value_name = "TIME", default_value = "10m")]
     pub build_timeout: Timeout,
 
+    /// Disk for what is kept about invocations: summaries, and those that failed or were too slow; a number of MB or GB, or 0
+    /// to keep it in memory alone.
+    #[arg(long, env = "STRATOS_TELEMETRY_DISK", value_name = "SIZE", default_value = "16MB", value_parser = disk)]
+    pub telemetry_disk: u64,
+
     /// How long requests may take to end when the node stops.
     #[arg(long, value_name = "TIME", default_value = "30s")]
     pub stop_grace: Timeout,
@@ -236,6 +241,20 @@ impl Options {
     pub fn idle_timeout(&self) -> Duration {
         self.idle_timeout.duration()
     }
+}
+
+/// An amount of disk, or 0 to use none.
+fn disk(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let unit = match text[digits.len()..].trim() {
+        "" if digits == "0" => Some(0),
+        "MB" | "MiB" => Some(1 << 20),
+        "GB" | "GiB" => Some(1 << 30),
+        _ => None,
+    };
+    let bytes = digits.parse::<u64>().ok().zip(unit).and_then(|(number, unit)| number.checked_mul(unit));
+    let in_range = |bytes: &u64| *bytes == 0 || (1 << 20..=64 << 30).contains(bytes);
+    bytes.filter(in_range).ok_or_else(|| "not an amount from 1MB to 64GB, nor 0".to_owned())
 }
 
 fn age(text: &str) -> Result<Duration, String> {
@@ -336,6 +355,17 @@ mod tests {
         assert_eq!(options(&[]).swap_percent(&machine), 50);
         assert_eq!(options(&[]).swap_percent(&Memory { swap: 0, ..machine }), 0);
         assert_eq!(Memory::parse("MemFree: 1 kB\n"), None);
+    }
+
+    #[test]
+    fn telemetry_takes_as_much_disk_as_it_is_given() {
+        let parse = |size: &str| Options::try_parse_from(["stratosd", "--telemetry-disk", size]);
+        for (size, bytes) in [("1MB", 1 << 20), ("64 MiB", 64 << 20), ("2GB", 2 << 30), ("0", 0)] {
+            assert_eq!(parse(size).unwrap().telemetry_disk, bytes);
+        }
+        for wrong in ["", "5", "0.5MB", "65GB", "1TB", "18446744073709551615GB"] {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -21,6 +21,7 @@ use crate::engine::{Engine, EngineConfig, EngineError};
 use crate::http::{self, ListenConfig, ListenError, Listeners, Services};
 use crate::keys::TrustedKeys;
 use crate::layers::Layers;
+use crate::telemetry::{self, Recorder};
 use crate::warm::recording::Owner;
 use crate::warm::{self, Warmer};
 use crate::{machine, notify};
@@ -172,6 +173,8 @@ async fn serve(
         restores: options.checkpoints,
         environment: environment.clone(),
     };
+    let recorder = Arc::new(Recorder::open(&telemetry::folder(&options.state), options.telemetry_disk));
+    tokio::spawn(Arc::clone(&recorder).run());
     let engine = Engine::start(
         EngineConfig {
             log_dir: options.state.join("logs"),
@@ -188,6 +191,7 @@ async fn serve(
             egress_denied: egress_denied.clone(),
             environment,
             starts: options.warm.then_some(starts),
+            recorder: Arc::clone(&recorder),
         },
         store.clone(),
         Arc::clone(&sandbox),
@@ -234,6 +238,7 @@ async fn serve(
         tracing::warn!("{cut} connections were cut: their requests took longer than --stop-grace");
     }
     engine.stop(options.stop_grace.duration()).await;
+    tokio::task::spawn_blocking(move || recorder.write(true)).await.map_err(io::Error::other)?;
     // It holds images, which must be gone before the sandbox is.
     if let Some(warmer) = warmer {
         tokio::task::spawn_blocking(move || warmer.stop()).await.map_err(io::Error::other)?;

@@ -44,13 +44,13 @@ impl TraceContext {
         Some(Self { trace_id, span_id, parent: None, flags, state })
     }
 
-    /// Reads AWS's trace header (`X-Amzn-Trace-Id`): `Root=1-<8 hex>-<24 hex>;Parent=<16 hex>;Sampled=<0 or 1>`, the parts in
-    /// any order, others left out. `None` when it is not valid; without `Parent` nothing is above.
-    pub fn parse_xray(header: &str) -> Option<Self> {
+    /// A span below what AWS's trace header (`X-Amzn-Trace-Id`) says: `Root=1-<8 hex>-<24 hex>;Parent=<16 hex>;Sampled=<0 or 1>`,
+    /// the parts in any order, others left out. `None` when it is not valid. Without `Parent` no span is above.
+    pub fn below_xray(header: &str) -> Option<Self> {
         if header.len() > MAX_XRAY {
             return None;
         }
-        let (mut trace_id, mut span_id, mut flags) = (None, None, 0);
+        let (mut trace_id, mut parent, mut flags) = (None, None, 0);
         for part in header.split(';') {
             match part.trim().split_once('=') {
                 Some(("Root", root)) => {
@@ -58,15 +58,13 @@ impl TraceContext {
                     trace_id =
                         Some(hex::<16>(format!("{time}{random}").as_bytes()).filter(|_| time.len() == 8)?);
                 }
-                Some(("Parent", parent)) => span_id = Some(hex::<8>(parent.as_bytes())?),
+                Some(("Parent", id)) => parent = Some(hex::<8>(id.as_bytes()).filter(|id| *id != [0; 8])?),
                 Some(("Sampled", sampled)) => flags = u8::from(sampled == "1"),
                 _ => {}
             }
         }
         let trace_id = trace_id.filter(|id| *id != [0; 16])?;
-        // Without one, a span that nobody knows stands above, which a trace may have.
-        let span_id = span_id.map_or_else(|| Some(new_span()), |id| (id != [0; 8]).then_some(id))?;
-        Some(Self { trace_id, span_id, parent: None, flags, state: None })
+        Some(Self { trace_id, span_id: new_span(), parent, flags, state: None })
     }
 
     /// A new trace. It says that it is sampled: whether the node keeps an invocation is known only at its end, and functions
@@ -186,8 +184,8 @@ mod tests {
     #[test]
     fn an_xray_header_is_the_same_context() {
         let context = TraceContext::parse(VALID, None).unwrap();
-        assert_eq!(TraceContext::parse_xray(&context.xray()), Some(context.clone()));
-        let child = context.child();
+        let child = TraceContext::below_xray(&context.xray()).unwrap();
+        assert_eq!(child.trace_id(), context.trace_id());
         assert_eq!(child.parent_span_id().as_deref(), Some("00f067aa0ba902b7"));
         assert!(
             child.is_sampled_above()
@@ -196,9 +194,9 @@ mod tests {
         );
         let root = "Root=1-5759e988-bd862e3fe1be46a994272793";
         let mixed = format!("Self=1-67891234-12456789abcdef012345678; Sampled=0;{root};Lineage=a:1|b:2");
-        let mixed = TraceContext::parse_xray(&mixed).unwrap();
+        let mixed = TraceContext::below_xray(&mixed).unwrap();
         assert_eq!(mixed.trace_id(), "5759e988bd862e3fe1be46a994272793");
-        assert!(!mixed.child().is_sampled_above());
+        assert!(!mixed.is_sampled_above() && mixed.parent_span_id().is_none());
         for wrong in [
             "",
             "Root",
@@ -212,7 +210,7 @@ mod tests {
             &format!("{root};{}", "x".repeat(600)),
             "Root=1-5759e98\u{fc}-bd862e3fe1be46a99427279",
         ] {
-            assert_eq!(TraceContext::parse_xray(wrong), None, "{wrong}");
+            assert_eq!(TraceContext::below_xray(wrong), None, "{wrong}");
         }
     }
 

@@ -1,0 +1,118 @@
+//! A connection that knows when a request began to arrive and when its answer was written, for the phases of invocations.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use stratos_telemetry::Late;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// When a request began to arrive: with the last bytes that were read before it was given to its handler. A head comes in
+/// one read, unless its client is slow, whose time is its own.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Began(pub(super) Instant);
+
+/// The answer to an invocation, which was there at this time: who is to be told once it is written.
+#[derive(Debug, Clone)]
+pub(super) struct Answered(pub(super) Instant, pub(super) Arc<Late>);
+
+/// The times of a connection, shared by what reads and writes and what answers.
+#[derive(Debug)]
+pub(super) struct Times {
+    opened: Instant,
+    /// When bytes were read last, microseconds after the connection was opened.
+    read_us: AtomicU64,
+    writing: Mutex<Option<Answered>>,
+}
+
+impl Times {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self { opened: Instant::now(), read_us: AtomicU64::new(0), writing: Mutex::default() })
+    }
+
+    /// When the request that is to be answered now began to arrive.
+    pub(super) fn began(&self) -> Began {
+        Began(self.opened + Duration::from_micros(self.read_us.load(Ordering::Relaxed)))
+    }
+
+    /// An answer is about to be written.
+    pub(super) fn writes(&self, answered: Answered) {
+        *self.writing.lock().unwrap_or_else(PoisonError::into_inner) = Some(answered);
+    }
+
+    fn has_read(&self) {
+        self.read_us.store(self.opened.elapsed().as_micros() as u64, Ordering::Relaxed);
+    }
+
+    fn has_written(&self) {
+        let mut writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(Answered(at, late)) = writing.take() {
+            late.responded(at.elapsed().as_micros() as u64);
+        }
+    }
+}
+
+/// A stream whose times are noted.
+pub(super) struct Timed<S> {
+    inner: S,
+    times: Arc<Times>,
+}
+
+impl<S> Timed<S> {
+    pub(super) fn new(inner: S, times: Arc<Times>) -> Self {
+        Self { inner, times }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Timed<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.inner).poll_read(context, buffer);
+        if buffer.filled().len() > before {
+            self.times.has_read();
+        }
+        read
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Timed<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = Pin::new(&mut self.inner).poll_flush(context);
+        if flushed.is_ready() {
+            // HTTP flushes once all that it has of an answer is written.
+            self.times.has_written();
+        }
+        flushed
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffers: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write_vectored(context, buffers)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+}
