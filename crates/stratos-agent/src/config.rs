@@ -10,6 +10,7 @@ use stratos_sandbox::egress::Denied;
 use stratos_types::{MemorySize, Timeout};
 
 use crate::http::TlsFiles;
+use crate::telemetry::{Collector, CollectorHeaders, ExportConfig};
 
 /// Share of the machine's memory that instances may be promised, in percent.
 const MEMORY_SHARE: u64 = 80;
@@ -153,6 +154,24 @@ pub struct Options {
     #[arg(long, env = "STRATOS_TELEMETRY_DISK", value_name = "SIZE", default_value = "16MB", value_parser = disk)]
     pub telemetry_disk: u64,
 
+    /// OpenTelemetry collector that traces and metrics are sent to: OTLP over HTTP, http://HOST:PORT or https://HOST:PORT.
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]
+    pub otlp_endpoint: Option<Collector>,
+
+    /// Headers for the collector, such as a key: name=value, with commas between them. Others see what stands on a command
+    /// line: better in the environment.
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_HEADERS", value_name = "HEADERS", hide_env_values = true)]
+    pub otlp_headers: Option<CollectorHeaders>,
+
+    /// Certificates to trust for a collector's https (PEM) [default: this machine's].
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_CERTIFICATE", value_name = "FILE")]
+    pub otlp_ca: Option<PathBuf>,
+
+    /// How often metrics are sent to the collector, in milliseconds.
+    #[arg(long, env = "OTEL_METRIC_EXPORT_INTERVAL", value_name = "MS", default_value_t = 60_000,
+          value_parser = clap::value_parser!(u64).range(100..))]
+    pub otlp_interval: u64,
+
     /// How long requests may take to end when the node stops.
     #[arg(long, value_name = "TIME", default_value = "30s")]
     pub stop_grace: Timeout,
@@ -235,6 +254,17 @@ impl Options {
     pub fn template_budget(&self, budget: u64) -> u64 {
         const SHARE: u64 = 4;
         self.template_memory.unwrap_or(budget / SHARE)
+    }
+
+    /// Where traces and metrics go, if anywhere; `host` is what the node calls itself.
+    pub fn export(&self, host: &str) -> Option<ExportConfig> {
+        Some(ExportConfig {
+            collector: self.otlp_endpoint.clone()?,
+            headers: self.otlp_headers.clone().unwrap_or_default(),
+            ca: self.otlp_ca.clone().or_else(|| self.ca_bundle.clone()),
+            metrics_period: Duration::from_millis(self.otlp_interval),
+            host: host.to_owned(),
+        })
     }
 
     /// How long an instance without requests is kept.

@@ -21,7 +21,7 @@ use crate::engine::{Engine, EngineConfig, EngineError};
 use crate::http::{self, ListenConfig, ListenError, Listeners, Services};
 use crate::keys::TrustedKeys;
 use crate::layers::Layers;
-use crate::telemetry::{self, Recorder};
+use crate::telemetry::{self, ExportError, Exporter, Recorder};
 use crate::warm::recording::Owner;
 use crate::warm::{self, Warmer};
 use crate::{machine, notify};
@@ -73,6 +73,9 @@ pub enum NodeError {
     /// The node cannot listen.
     #[error("the node cannot listen")]
     Listen(#[from] ListenError),
+    /// Traces and metrics cannot be exported as it was asked for.
+    #[error("cannot set up the export of traces and metrics")]
+    Export(#[from] ExportError),
     /// The system gave less than a node needs.
     #[error("the node cannot run")]
     System(#[from] io::Error),
@@ -97,6 +100,7 @@ impl NodeError {
             Self::Store(StoreError::DiskFull { .. }) => {
                 Some("free some space there, or choose another folder with --state")
             }
+            Self::Export(_) => Some("for https, name the certificates to trust with --otlp-ca"),
             Self::Store(_) | Self::Engine(_) | Self::Deploy(_) | Self::System(_) => None,
         }
     }
@@ -173,8 +177,10 @@ async fn serve(
         restores: options.checkpoints,
         environment: environment.clone(),
     };
-    let recorder = Arc::new(Recorder::open(&telemetry::folder(&options.state), options.telemetry_disk));
-    tokio::spawn(Arc::clone(&recorder).run());
+    let exporter = options.export(&machine::hostname()).map(Exporter::new).transpose()?;
+    let folder = telemetry::folder(&options.state);
+    let recorder = Arc::new(Recorder::open(&folder, options.telemetry_disk, exporter));
+    let recording = recorder.start();
     let engine = Engine::start(
         EngineConfig {
             log_dir: options.state.join("logs"),
@@ -191,7 +197,7 @@ async fn serve(
             egress_denied: egress_denied.clone(),
             environment,
             starts: options.warm.then_some(starts),
-            recorder: Arc::clone(&recorder),
+            recorder,
         },
         store.clone(),
         Arc::clone(&sandbox),
@@ -238,7 +244,7 @@ async fn serve(
         tracing::warn!("{cut} connections were cut: their requests took longer than --stop-grace");
     }
     engine.stop(options.stop_grace.duration()).await;
-    tokio::task::spawn_blocking(move || recorder.write(true)).await.map_err(io::Error::other)?;
+    recording.stop().await;
     // It holds images, which must be gone before the sandbox is.
     if let Some(warmer) = warmer {
         tokio::task::spawn_blocking(move || warmer.stop()).await.map_err(io::Error::other)?;

@@ -64,6 +64,9 @@ pub struct FunctionTelemetry {
 pub struct FunctionsTelemetry {
     /// Minutes that were asked for, the running one among them.
     pub range_minutes: u64,
+    /// Seconds from the begin of these until now: what a rate is counted over.
+    #[serde(default)]
+    pub range_s: u64,
     /// Functions with invocations in these, by name.
     pub functions: Vec<FunctionTelemetry>,
     /// What the telemetry itself takes and had to leave out.
@@ -85,7 +88,7 @@ pub struct OwnTelemetry {
     pub folded: u64,
     /// Trace contexts of callers that were not valid and so not taken up, since the agent started.
     pub contexts_invalid: u64,
-    /// Spans and points that were to be exported and were not, since the agent started.
+    /// Traces, and points of metrics, that were to be exported and were not, since the agent started.
     pub export_dropped: u64,
 }
 

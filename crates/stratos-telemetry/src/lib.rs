@@ -12,6 +12,7 @@ pub mod exposition;
 mod histogram;
 mod limiter;
 mod metrics;
+pub mod otlp;
 mod recent;
 pub mod segments;
 mod spans;
@@ -22,6 +23,7 @@ mod traces;
 
 pub use ended::{Ended, Kept, Late};
 pub use histogram::Histogram;
+pub use limiter::Limiter;
 pub use metrics::{NodeFigures, render};
 pub use recent::Recent;
 pub use spans::spans;

@@ -2,7 +2,7 @@
 
 /// A bucket of tokens that fills by itself.
 #[derive(Debug)]
-pub(crate) struct Limiter {
+pub struct Limiter {
     per_s: u64,
     burst: u64,
     /// Thousandths of tokens.
@@ -12,12 +12,12 @@ pub(crate) struct Limiter {
 
 impl Limiter {
     /// Lets `per_s` a second through, and `burst` at once after a pause.
-    pub(crate) const fn new(per_s: u64, burst: u64) -> Self {
+    pub const fn new(per_s: u64, burst: u64) -> Self {
         Self { per_s, burst, tokens: burst * 1000, at_ms: 0 }
     }
 
     /// Whether one more may pass at this time.
-    pub(crate) fn pass(&mut self, now_ms: u64) -> bool {
+    pub fn pass(&mut self, now_ms: u64) -> bool {
         // A clock that was set back gives nothing, and takes nothing.
         let passed = now_ms.saturating_sub(self.at_ms);
         self.at_ms = now_ms;

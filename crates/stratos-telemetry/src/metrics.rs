@@ -124,7 +124,11 @@ fn of_node(out: &mut Writer, node: &NodeFigures) {
             "Trace contexts of callers that are not valid.",
             own.contexts_invalid,
         ),
-        ("stratos_export_dropped_total", "Spans and points that were not exported.", own.export_dropped),
+        (
+            "stratos_export_dropped_total",
+            "Traces and points of metrics that were not exported.",
+            own.export_dropped,
+        ),
     ];
     for (name, help, value) in counters {
         out.family(name, Kind::Counter, help);

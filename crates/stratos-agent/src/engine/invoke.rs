@@ -375,7 +375,7 @@ impl Run {
         lock(&state.records).add(&record);
         let said = error.map(|error| error.message.as_str());
         let ended = Ended::new(record, self.meta.trace.parent_span_id(), said, self.late);
-        self.recorder.ended(ended);
+        self.recorder.ended(ended, self.meta.trace.is_sampled_above());
     }
 }
 

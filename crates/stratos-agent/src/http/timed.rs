@@ -3,7 +3,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -25,7 +25,15 @@ pub(super) struct Times {
     opened: Instant,
     /// When bytes were read last, microseconds after the connection was opened.
     read_us: AtomicU64,
-    writing: Mutex<Option<Answered>>,
+    writing: Mutex<Option<Writing>>,
+}
+
+/// An answer that is being written.
+#[derive(Debug)]
+struct Writing {
+    answered: Answered,
+    /// When some of it was written last.
+    written: Instant,
 }
 
 impl Times {
@@ -40,17 +48,28 @@ impl Times {
 
     /// An answer is about to be written.
     pub(super) fn writes(&self, answered: Answered) {
-        *self.writing.lock().unwrap_or_else(PoisonError::into_inner) = Some(answered);
+        let writing = Writing { written: answered.0, answered };
+        *self.writing() = Some(writing);
+    }
+
+    fn writing(&self) -> MutexGuard<'_, Option<Writing>> {
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn has_read(&self) {
         self.read_us.store(self.opened.elapsed().as_micros() as u64, Ordering::Relaxed);
     }
 
-    fn has_written(&self) {
-        let mut writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(Answered(at, late)) = writing.take() {
-            late.responded(at.elapsed().as_micros() as u64);
+    /// Whoever waits for the answer may run from now on, in place of this thread.
+    fn has_written_some(&self) {
+        if let Some(writing) = self.writing().as_mut() {
+            writing.written = Instant::now();
+        }
+    }
+
+    fn has_written_all(&self) {
+        if let Some(Writing { answered: Answered(at, late), written }) = self.writing().take() {
+            late.responded(written.saturating_duration_since(at).as_micros() as u64);
         }
     }
 }
@@ -88,14 +107,18 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Timed<S> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(context, bytes)
+        let written = Pin::new(&mut self.inner).poll_write(context, bytes);
+        if written.is_ready() {
+            self.times.has_written_some();
+        }
+        written
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.inner).poll_flush(context);
         if flushed.is_ready() {
             // HTTP flushes once all that it has of an answer is written.
-            self.times.has_written();
+            self.times.has_written_all();
         }
         flushed
     }
@@ -109,7 +132,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Timed<S> {
         context: &mut Context<'_>,
         buffers: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write_vectored(context, buffers)
+        let written = Pin::new(&mut self.inner).poll_write_vectored(context, buffers);
+        if written.is_ready() {
+            self.times.has_written_some();
+        }
+        written
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -3,6 +3,8 @@
 //! [`Recorder`] is told of each, off the way of its answer, and never waits for a disk or for whom it is exported to. What
 //! is kept, and the limits of all of it, are `stratos-telemetry`'s.
 
+mod export;
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,8 +14,11 @@ use stratos_api::InvocationRecord;
 use stratos_api::telemetry::{FunctionsTelemetry, InvocationTrace, OwnTelemetry};
 use stratos_telemetry::exposition::Format;
 use stratos_telemetry::segments::{Damage, SegmentError, Segments};
-use stratos_telemetry::{Ended, Limits, NodeFigures, StoredTrace, Telemetry, TraceFiles, spans};
+use stratos_telemetry::{Ended, Limits, NodeFigures, StoredTrace, Telemetry, Totals, TraceFiles, spans};
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+pub use self::export::{Collector, CollectorHeaders, ExportConfig, ExportError, Exporter};
 
 use crate::clock::{now_ms, rfc3339_ms};
 use crate::engine::chain;
@@ -36,6 +41,7 @@ pub struct Recorder {
     files: Mutex<Option<Files>>,
     contexts_invalid: AtomicU64,
     wake: Notify,
+    exporter: Option<Arc<Exporter>>,
 }
 
 #[derive(Debug)]
@@ -52,7 +58,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Recorder {
     /// What was kept in this folder, and goes on to be kept there within so many bytes; with 0 in memory alone. A folder that
     /// cannot be used is said, and no reason not to run functions.
-    pub fn open(dir: &Path, disk_bytes: u64) -> Self {
+    ///
+    /// With an exporter, traces and metrics are sent to a collector as well.
+    pub fn open(dir: &Path, disk_bytes: u64, exporter: Option<Exporter>) -> Self {
         let mut state = Telemetry::new(Limits::default());
         let files = match disk_bytes {
             0 => None,
@@ -69,12 +77,16 @@ impl Recorder {
             files: Mutex::new(files),
             contexts_invalid: AtomicU64::new(0),
             wake: Notify::new(),
+            exporter: exporter.map(Arc::new),
         }
     }
 
-    /// Takes in an invocation that has ended.
-    pub fn ended(&self, ended: Ended) {
+    /// Takes in an invocation that has ended; `sampled`: its caller said so of its trace.
+    pub fn ended(&self, ended: Ended, sampled: bool) {
         let ended = Arc::new(ended);
+        if let Some(exporter) = &self.exporter {
+            exporter.offer(&ended, sampled);
+        }
         let write_soon = lock(&self.state).add(&ended, now_ms());
         if write_soon {
             self.wake.notify_one();
@@ -91,8 +103,16 @@ impl Recorder {
         lock(&self.state).forget(function);
     }
 
+    /// Begins to write and to export in the background.
+    pub fn start(self: &Arc<Self>) -> Running {
+        let writing = tokio::spawn(Arc::clone(self).write_now_and_then());
+        let exporting =
+            self.exporter.as_ref().map(|exporter| tokio::spawn(Arc::clone(exporter).run(Arc::clone(self))));
+        Running { recorder: Arc::clone(self), writing, exporting }
+    }
+
     /// Writes what is new, once a minute or when there is much of it. Never ends.
-    pub async fn run(self: Arc<Self>) {
+    async fn write_now_and_then(self: Arc<Self>) {
         loop {
             tokio::select! {
                 () = tokio::time::sleep(WRITE_PERIOD) => {}
@@ -163,14 +183,20 @@ impl Recorder {
 
     /// The last `range` minutes of all functions.
     pub fn functions(&self, range: u64) -> FunctionsTelemetry {
-        let functions = lock(&self.state).functions(range, now_ms(), rfc3339_ms);
-        FunctionsTelemetry { range_minutes: range, functions, own: self.own() }
+        let now = now_ms();
+        let functions = lock(&self.state).functions(range, now, rfc3339_ms);
+        let range_s = (range - 1) * 60 + now / 1000 % 60;
+        FunctionsTelemetry { range_minutes: range, range_s, functions, own: self.own() }
     }
 
     /// The node and its functions as metrics; what is not known here of the node is given.
     pub fn metrics(&self, node: NodeFigures, format: Format) -> String {
         let node = NodeFigures { own: self.own(), ..node };
         stratos_telemetry::render(lock(&self.state).totals(), &node, format)
+    }
+
+    fn with_totals<T>(&self, look: impl FnOnce(&Totals) -> T) -> T {
+        look(lock(&self.state).totals())
     }
 
     /// What the telemetry itself takes and had to leave out.
@@ -183,6 +209,7 @@ impl Recorder {
             traces_dropped: state.traces_dropped(),
             folded: state.folded(),
             contexts_invalid: self.contexts_invalid.load(Ordering::Relaxed),
+            export_dropped: self.exporter.as_ref().map_or(0, |exporter| exporter.dropped()),
             ..OwnTelemetry::default()
         };
         if let Some(files) = files.as_ref() {
@@ -192,6 +219,34 @@ impl Recorder {
             own.traces_dropped += files.traces.dropped();
         }
         own
+    }
+}
+
+/// What is done in the background.
+#[derive(Debug)]
+pub struct Running {
+    recorder: Arc<Recorder>,
+    writing: JoinHandle<()>,
+    exporting: Option<JoinHandle<()>>,
+}
+
+impl Running {
+    /// Ends it, when no invocation comes any more: the last ones are written and sent.
+    pub async fn stop(self) {
+        let Self { recorder, writing, exporting } = self;
+        writing.abort();
+        if let Some(exporter) = &recorder.exporter {
+            exporter.stop();
+        }
+        if let Some(Err(error)) = match exporting {
+            Some(exporting) => Some(exporting.await),
+            None => None,
+        } {
+            tracing::error!(%error, "exporting telemetry failed");
+        }
+        if let Err(error) = tokio::task::spawn_blocking(move || recorder.write(true)).await {
+            tracing::error!(%error, "writing telemetry failed");
+        }
     }
 }
 
@@ -258,9 +313,10 @@ mod tests {
     #[test]
     fn what_was_written_is_there_in_the_next_run() {
         let dir = tempfile::tempdir().unwrap();
-        let recorder = Recorder::open(dir.path(), 1 << 20);
+        let recorder = Recorder::open(dir.path(), 1 << 20, None);
         for number in 0..10 {
-            recorder.ended(ended(number, if number % 3 == 0 { "function_error" } else { "ok" }));
+            let outcome = if number % 3 == 0 { "function_error" } else { "ok" };
+            recorder.ended(ended(number, outcome), false);
         }
         let ids = |recorder: &Recorder| -> Vec<String> {
             recorder.errors("f", 9).unwrap().into_iter().map(|record| record.id).collect()
@@ -271,7 +327,7 @@ mod tests {
         assert_eq!(recorder.trace(&failed).unwrap().unwrap().kept, "error");
         recorder.write(true);
         assert_eq!(ids(&recorder), before.0);
-        let again = Recorder::open(dir.path(), 1 << 20);
+        let again = Recorder::open(dir.path(), 1 << 20, None);
         assert_eq!((ids(&again), again.functions(5).functions), before);
         assert_eq!(again.trace(&failed).unwrap().unwrap().spans.len(), 2);
         assert_eq!((again.own().traces, recorder.own().traces), (4, 4));
@@ -284,8 +340,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
         std::fs::write(&path, "").unwrap();
-        for recorder in [Recorder::open(&path, 1 << 20), Recorder::open(dir.path(), 0)] {
-            recorder.ended(ended(1, "function_error"));
+        for recorder in [Recorder::open(&path, 1 << 20, None), Recorder::open(dir.path(), 0, None)] {
+            recorder.ended(ended(1, "function_error"), false);
             recorder.write(true);
             assert_eq!((recorder.errors("f", 9).unwrap().len(), recorder.own().disk_bytes), (1, 0));
         }
