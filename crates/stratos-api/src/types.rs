@@ -259,7 +259,7 @@ impl Phases {
 }
 
 /// What is known about one invocation.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct InvocationRecord {
     /// Its id.
     pub id: String,

@@ -154,9 +154,7 @@ pub(crate) mod tests {
             trace_id: "4bf92f3577b34da6a3ce929d0e0e4736".into(),
             span_id: "00f067aa0ba902b7".into(),
             trigger: "http".into(),
-            slo_breached: false,
-            pre_hook_us: None,
-            post_hook_us: None,
+            ..InvocationRecord::default()
         };
         let error = (outcome != "ok").then_some("it failed");
         Ended::new(record, None, error, Arc::default())

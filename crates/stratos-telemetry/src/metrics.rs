@@ -1,7 +1,7 @@
 //! The node and its functions as metrics, by OpenTelemetry's names for functions as Prometheus spells them.
 
 use crate::exposition::{Format, Kind, Labels, Writer};
-use crate::totals::{Buckets, Counted, Totals};
+use crate::totals::{Counted, Totals};
 
 /// The node's own figures.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -72,18 +72,12 @@ fn distributions(out: &mut Writer, totals: &Totals) {
             out.histogram(name, &[("faas_name", function), ("start", start)], buckets);
         }
     }
-    let simple: [(&str, &str, fn(&Counted) -> &Buckets); 2] = [
-        ("faas_cpu_usage_seconds", "CPU time of the instance during an invocation.", |row| &row.cpu),
-        (
-            "faas_mem_usage_bytes",
-            "Memory high-water mark of the instance at the end of an invocation.",
-            |row| &row.memory,
-        ),
-    ];
-    for (name, help, of) in simple {
-        out.family(name, Kind::Histogram, help);
-        each(totals, |labels, row| out.histogram(name, labels, of(row)));
-    }
+    let name = "faas_cpu_usage_seconds";
+    out.family(name, Kind::Histogram, "CPU time of the instance during an invocation.");
+    each(totals, |labels, row| out.histogram(name, labels, &row.cpu));
+    let name = "faas_mem_usage_bytes";
+    out.family(name, Kind::Histogram, "Memory high-water mark of the instance at the end of an invocation.");
+    each(totals, |labels, row| out.histogram(name, labels, &row.memory));
     let name = "faas_net_io_bytes";
     out.family(name, Kind::Histogram, "Payload of an invocation, received or sent by the function.");
     for (function, row) in totals.rows() {

@@ -308,7 +308,9 @@ pub fn frames(bytes: &[u8]) -> Vec<&[u8]> {
 mod tests {
     use super::*;
 
-    fn open(dir: &Path, most: u64) -> (Segments, Vec<(Place, Vec<u8>)>, Vec<Damage>) {
+    type Opened = (Segments, Vec<(Place, Vec<u8>)>, Vec<Damage>);
+
+    fn open(dir: &Path, most: u64) -> Opened {
         let mut all = Vec::new();
         let opened = Segments::open(dir, "t", most, |place, frame| all.push((place, frame.to_vec())));
         let (segments, damages) = opened.unwrap();

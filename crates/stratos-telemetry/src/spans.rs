@@ -22,11 +22,11 @@ pub fn spans(record: &InvocationRecord, parent_span_id: Option<&str>, error: Opt
             let name = if phase == "sandbox" && record.restored { "restore" } else { phase };
             all.push(within(record, number, name, start_us, duration_us));
         }
-        start_us += duration_us;
+        start_us = start_us.saturating_add(duration_us);
     }
     if let Some(post_us) = record.post_hook_us {
         // The runtime goes on while the answer is on its way.
-        let answered = start_us - record.phases.respond_us;
+        let answered = start_us.saturating_sub(record.phases.respond_us);
         all.push(within(record, record.phases.named().len(), "post", answered, post_us));
     }
     all

@@ -69,7 +69,10 @@ impl Minute {
 
     /// Whether it can be one of this version's.
     pub(crate) fn is_sound(&self) -> bool {
-        self.duration.is_sound() && self.start.is_sound() && self.duration.len() == self.invocations
+        let histograms = self.duration.is_sound() && self.start.is_sound();
+        // What is larger than it can be would overflow when it is added up.
+        let parts = [self.errors, self.timeouts, self.cold, self.restored];
+        histograms && self.duration.len() == self.invocations && parts.iter().all(|n| *n <= self.invocations)
     }
 
     fn summary(&self, at: String) -> Summary {
@@ -115,6 +118,8 @@ pub struct Summaries {
     most_bytes: usize,
     bytes: usize,
     folded: u64,
+    /// The minute in which old ones were looked for last, since nobody found a row.
+    looked: u64,
 }
 
 /// What a row takes besides its minutes, estimated: the name, its place in the map, room that the queue holds ready.
@@ -123,7 +128,7 @@ const ROW_BYTES: usize = 160;
 impl Summaries {
     /// Room for so many functions, and so many bytes.
     pub fn new(most_rows: usize, most_bytes: usize) -> Self {
-        Self { rows: BTreeMap::new(), most_rows, most_bytes, bytes: 0, folded: 0 }
+        Self { rows: BTreeMap::new(), most_rows, most_bytes, bytes: 0, folded: 0, looked: 0 }
     }
 
     /// Counts an invocation that ended in this minute.
@@ -158,12 +163,11 @@ impl Summaries {
     fn row(&mut self, function: &str, minute: u64) -> &mut VecDeque<Minute> {
         let mut name = function;
         if !self.rows.contains_key(function) {
-            let named = self.rows.len() - usize::from(self.rows.contains_key(OTHER));
-            if named >= self.most_rows {
+            if self.is_full() && self.looked != minute {
+                self.looked = minute;
                 self.expire(minute);
             }
-            let named = self.rows.len() - usize::from(self.rows.contains_key(OTHER));
-            if named >= self.most_rows {
+            if self.is_full() {
                 self.folded += 1;
                 name = OTHER;
             }
@@ -172,6 +176,10 @@ impl Summaries {
             self.bytes += ROW_BYTES;
         }
         self.rows.entry(name.to_owned()).or_default()
+    }
+
+    fn is_full(&self) -> bool {
+        self.rows.len() - usize::from(self.rows.contains_key(OTHER)) >= self.most_rows
     }
 
     /// Drops what is too old, and rows that are empty then.
@@ -280,7 +288,10 @@ mod tests {
         summaries.add(&ended(function, us, outcome).record, minute);
     }
 
-    fn counts(summaries: &Summaries, range: u64, now: u64) -> Vec<(String, Vec<(String, u64)>, u64)> {
+    /// Function, its minutes with their invocations, and all of these.
+    type Counts = Vec<(String, Vec<(String, u64)>, u64)>;
+
+    fn counts(summaries: &Summaries, range: u64, now: u64) -> Counts {
         let functions = summaries.functions(range, now, |minute| minute.to_string());
         let minutes =
             |f: &FunctionTelemetry| f.minutes.iter().map(|m| (m.at.clone(), m.invocations)).collect();

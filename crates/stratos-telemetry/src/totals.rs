@@ -27,6 +27,8 @@ pub(crate) const PAYLOAD_BOUNDS: [f64; 6] =
     [128.0, 1024.0, (16 << 10) as f64, (128 << 10) as f64, (1 << 20) as f64, (6 << 20) as f64];
 /// How long a function must not have been called before another may have its row.
 const IDLE_MS: u64 = 24 * 3600 * 1000;
+/// How often such rows are looked for.
+const LOOK_MS: u64 = 60_000;
 
 /// An invocation that stands for a bucket.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -146,19 +148,24 @@ pub struct Totals {
     rows: BTreeMap<String, Counted>,
     most_rows: usize,
     bytes: usize,
+    /// When idle ones were looked for last, since nobody found a row.
+    looked_ms: u64,
 }
 
 impl Totals {
     /// Room for so many functions; others are counted together.
     pub fn new(most_rows: usize) -> Self {
-        Self { rows: BTreeMap::new(), most_rows, bytes: 0 }
+        Self { rows: BTreeMap::new(), most_rows, bytes: 0, looked_ms: 0 }
     }
 
     /// Counts an invocation.
     pub fn add(&mut self, record: &InvocationRecord, now_ms: u64) {
         let mut name = record.function.as_str();
         if !self.rows.contains_key(name) && self.named() >= self.most_rows {
-            self.expire(now_ms);
+            if now_ms.abs_diff(self.looked_ms) >= LOOK_MS {
+                self.looked_ms = now_ms;
+                self.expire(now_ms);
+            }
             if self.named() >= self.most_rows {
                 name = OTHER;
             }

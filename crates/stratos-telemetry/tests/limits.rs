@@ -90,9 +90,7 @@ fn ended(number: u64, function: String, failed: bool) -> Ended {
         trace_id: format!("{number:032x}"),
         span_id: format!("{number:016x}"),
         trigger: "http".into(),
-        slo_breached: false,
-        pre_hook_us: None,
-        post_hook_us: None,
+        ..InvocationRecord::default()
     };
     let error = failed.then_some("the function returned an error: TypeError: boom");
     Ended::new(record, Some("00f067aa0ba902b7".into()), error, Arc::default())

@@ -303,9 +303,7 @@ mod tests {
             trace_id: String::new(),
             span_id: "00f067aa0ba902b7".into(),
             trigger: "http".into(),
-            slo_breached: false,
-            pre_hook_us: None,
-            post_hook_us: None,
+            ..InvocationRecord::default()
         };
         Ended::new(record, None, None, Arc::default())
     }

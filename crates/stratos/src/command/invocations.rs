@@ -61,7 +61,8 @@ fn render(trace: &InvocationTrace) -> String {
     field("outcome", &outcome);
     error.into_iter().for_each(|error| field("error", error));
     field("trace", &r.trace_id);
-    let until = trace.spans.iter().map(|span| span.start_us + span.duration_us).max().unwrap_or(0);
+    let until =
+        trace.spans.iter().map(|span| span.start_us.saturating_add(span.duration_us)).max().unwrap_or(0);
     text.push_str(&format!("\n{:<10}{:>10}{:>13}\n", "SPAN", "START ms", "DURATION ms"));
     for span in &trace.spans {
         let (start, duration) = (ms(span.start_us), ms(span.duration_us));
@@ -78,7 +79,7 @@ fn render(trace: &InvocationTrace) -> String {
 fn bar(span: &Span, until: u64) -> String {
     let column = |us: u64| us.saturating_mul(BAR).checked_div(until).unwrap_or(0);
     let from = column(span.start_us).min(BAR - 1);
-    let to = column(span.start_us + span.duration_us).clamp(from + 1, BAR);
+    let to = column(span.start_us.saturating_add(span.duration_us)).clamp(from + 1, BAR);
     format!("{}{}", " ".repeat(from as usize), "█".repeat((to - from) as usize))
 }
 
