@@ -3,6 +3,7 @@
 //! The order matters: the sandbox is opened while this process has one thread (it makes a mount namespace, which
 //! threads do not share afterwards) and sweeps away what a killed predecessor left, before anything new is started.
 
+use std::collections::HashSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use stratos_checkpoint::machine::Machine;
 use stratos_sandbox::{OpenError, Sandbox, SandboxConfig};
 use stratos_store::{Store, StoreError};
 use stratos_types::environment::NodeEnvironmentError;
-use stratos_types::{FunctionKey, NodeEnvironment};
+use stratos_types::{FunctionKey, NodeEnvironment, TenantId};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -180,6 +181,9 @@ async fn serve(
     let exporter = options.export(&machine::hostname()).map(Exporter::new).transpose()?;
     let folder = telemetry::folder(&options.state);
     let recorder = Arc::new(Recorder::open(&folder, options.telemetry_disk, exporter));
+    let functions = store.functions(&TenantId::default())?;
+    let names: HashSet<_> = functions.iter().map(|function| function.key.name.as_str()).collect();
+    recorder.keep(|name| names.contains(name));
     let recording = recorder.start();
     let engine = Engine::start(
         EngineConfig {

@@ -228,7 +228,8 @@ pub struct Phases {
     pub sandbox_us: u64,
     /// From there until the bootstrap's first line. 0 when warm or restored.
     pub runtime_us: u64,
-    /// From there until the function could take a request; of a restored instance, its hooks. 0 when warm.
+    /// From there until the function could take a request; of a restored instance, its hooks. 0 when warm. Of a start that
+    /// failed, all of it.
     pub init_us: u64,
     /// From there, or from being given a free instance, until the function's runtime took the request.
     #[serde(default)]

@@ -243,6 +243,13 @@ impl Summaries {
         }
     }
 
+    /// Forgets functions that are not there any more; what was counted together stays.
+    pub fn keep(&mut self, is_there: impl Fn(&str) -> bool) {
+        let gone: Vec<_> =
+            self.rows.keys().filter(|name| *name != OTHER && !is_there(name)).cloned().collect();
+        gone.iter().for_each(|name| self.forget(name));
+    }
+
     /// The last `range` minutes up to `now`, the running one among them. `at` writes a time.
     pub fn functions(&self, range: u64, now: u64, at: impl Fn(u64) -> String) -> Vec<FunctionTelemetry> {
         let first = (now + 1).saturating_sub(range);
@@ -385,11 +392,14 @@ mod tests {
         for line in &text {
             restored.restore(serde_json::from_str(line).unwrap(), 60);
         }
+        restored.keep(|name| name == "a");
         assert_eq!(
             restored.functions(60, 60, |m| m.to_string()),
             summaries.functions(60, 60, |m| m.to_string())
         );
         assert_eq!(counts(&restored, 60, 60)[0].1.last().unwrap(), &("52".into(), 2));
+        restored.keep(|_| false);
+        assert_eq!((counts(&restored, 60, 60), restored.bytes()), (vec![], 0));
         // Neither of the future nor too old.
         let mut later = Summaries::new(10, 1 << 20);
         for now in [49, 52 + MOST_MINUTES] {

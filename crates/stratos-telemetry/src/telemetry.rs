@@ -83,14 +83,14 @@ impl Telemetry {
         self.recent.add(Arc::clone(ended));
         if Kept::of(&ended.record) != Kept::Recent {
             match self.limiter.pass(now_ms) {
-                true => self.keep(Arc::clone(ended)),
+                true => self.keep_trace(Arc::clone(ended)),
                 false => self.traces_dropped += 1,
             }
         }
         self.pending_bytes > self.limits.pending_bytes / 2
     }
 
-    fn keep(&mut self, ended: Arc<Ended>) {
+    fn keep_trace(&mut self, ended: Arc<Ended>) {
         self.pending_bytes += ended.bytes();
         self.pending.push_back(ended);
         while self.pending_bytes > self.limits.pending_bytes {
@@ -156,6 +156,11 @@ impl Telemetry {
     pub fn unwritten_errors(&self, function: &str) -> Vec<Arc<Ended>> {
         let failed = |ended: &&Arc<Ended>| ended.record.function == function && ended.record.outcome != "ok";
         self.pending.iter().rev().filter(failed).cloned().collect()
+    }
+
+    /// Forgets functions that are not there any more, after minutes were put back.
+    pub fn keep(&mut self, is_there: impl Fn(&str) -> bool) {
+        self.summaries.keep(is_there);
     }
 
     /// Forgets a function that was removed. Its traces on disk stay until there is no room for them.

@@ -2,6 +2,8 @@
 
 use std::os::unix::fs::FileExt as _;
 
+use http::Method;
+use stratos_api::client::Call;
 use stratos_tests::{Node, need_root};
 
 use super::{errors, function, get, moody, telemetry, trace};
@@ -28,6 +30,12 @@ async fn summaries_and_traces_survive_a_restart() {
     let total = &before.0.total;
     assert_eq!((total.invocations, total.errors, total.timeouts, total.cold), (6, 2, 0, 2));
     assert!(total.duration.expect("there were some").max_us > 300_000 && total.start.is_some());
+    // The time of a start that failed is that start's.
+    node.deploy(&stratos_tests::Package::node("noinit", "import 'nowhere'; export const handler = 1;")).await;
+    assert_eq!(node.invoke("noinit", "0").await.header("stratos-error"), "function_init_failed");
+    let phases = node.records("noinit").await.swap_remove(0).phases;
+    assert!(phases.init_us > phases.queue_us && phases.init_us * 2 > phases.total_us, "{phases:?}");
+
     let outcomes: Vec<_> = before.1.iter().map(|record| record.outcome.as_str()).collect();
     assert_eq!(outcomes, ["function_crashed", "function_error"]);
 
@@ -86,8 +94,20 @@ async fn only_functions_that_are_there_take_room() {
     if !need_root("only_functions_that_are_there_take_room") {
         return;
     }
-    let node = Node::start().await;
-    node.deploy(&moody("here")).await;
+    let mut node = Node::start().await;
+    for name in ["here", "gone"] {
+        node.deploy(&moody(name)).await;
+        node.invoke_ok(name, "1").await;
+    }
+    node.stop();
+    node.restart().await;
+    // It is in a file by now.
+    let removed = |name: &str| Call::new(Method::DELETE, format!("/v1/functions/{name}"), "");
+    node.call(removed("gone")).await;
+    node.stop();
+    node.restart().await;
+    let names: Vec<_> = telemetry(&node).await.functions.into_iter().map(|f| f.function).collect();
+    assert_eq!(names, ["here"]);
     node.invoke_ok("here", "1").await;
     let before = telemetry(&node).await.own.memory_bytes;
     for number in 0..500 {
@@ -95,11 +115,10 @@ async fn only_functions_that_are_there_take_room() {
     }
     assert_eq!(telemetry(&node).await.own.memory_bytes, before);
     let path = "/v1/telemetry/functions?minutes=0";
-    assert_eq!(node.call(stratos_api::client::Call::new(http::Method::GET, path, "")).await.status, 400);
-    let removed = http::Method::DELETE;
-    node.call(stratos_api::client::Call::new(removed, "/v1/functions/here", "")).await;
+    assert_eq!(node.call(Call::new(Method::GET, path, "")).await.status, 400);
+    node.call(removed("here")).await;
     assert_eq!(telemetry(&node).await.functions, []);
-    let metrics = node.call(stratos_api::client::Call::new(http::Method::GET, "/metrics", "")).await.text();
+    let metrics = node.call(Call::new(Method::GET, "/metrics", "")).await.text();
     assert!(!metrics.contains("faas_name=\"here\""), "{metrics}");
     let health: serde_json::Value = get(&node, "/v1/health").await;
     assert_eq!(health["queued"], 0);

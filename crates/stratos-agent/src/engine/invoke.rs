@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::deployed::Deployed;
 use super::failure::{self, During, EndReason};
 use super::instance::{StartTimes, WayIn};
-use super::pool::{Lease, Place};
+use super::pool::{Lease, Place, Pool};
 use super::port::{Port, PortError};
 use super::runtime_api::{Job, Reply};
 use super::streamed::{ChunkBody, Finish, Source, StreamedBody, Tracked};
@@ -56,6 +56,7 @@ impl Engine {
             },
             // The version is told once it is known to exist.
             meta: Meta::new(request.id, None, request.trace.clone()),
+            failed_start: None,
             delivered: None,
             taken: Arc::default(),
             late: Arc::default(),
@@ -78,10 +79,15 @@ impl Engine {
                 format!("the request took longer than the timeout of {} to arrive", deployed.spec.timeout);
             return run.failed(ApiError::new(ErrorCode::RequestTimeout, message), None);
         }
-        let lease = match self.lease(&deployed, deadline).await {
+        let pool = self.pool(&deployed);
+        let lease = match self.lease(&pool, deadline).await {
             Ok(lease) => lease,
-            Err(error) => return run.failed(error, None),
+            Err(error) => {
+                run.failed_start = pool.start_begun().filter(|_| is_of_start(error.code));
+                return run.failed(error, None);
+            }
         };
+        drop(pool);
         run.given(&lease);
         let instance = Arc::clone(&lease.instance);
         let outcome = match &instance.way_in {
@@ -109,21 +115,20 @@ impl Engine {
     }
 
     /// Waits for an instance, starting some when needed.
-    async fn lease(&self, deployed: &Arc<Deployed>, deadline: Instant) -> Result<Lease, ApiError> {
+    async fn lease(&self, pool: &Arc<Pool>, deadline: Instant) -> Result<Lease, ApiError> {
         if self.0.stopping.load(Ordering::Acquire) {
             return Err(ApiError::new(ErrorCode::Unavailable, "the node is stopping"));
         }
-        let pool = self.pool(deployed);
         let granted = match pool.acquire()? {
             Place::Now(lease) => return Ok(lease),
             Place::InLine(granted) => granted,
         };
-        self.start_where_needed(&pool);
+        self.start_where_needed(pool);
         match tokio::time::timeout_at(deadline.into(), granted).await {
             Ok(Ok(lease)) => lease,
             Ok(Err(_)) => Err(ApiError::new(ErrorCode::Unavailable, "the node is stopping")),
-            Err(_) if pool.is_initializing() => Err(failure::timed_out(&deployed.spec, During::Init)),
-            Err(_) => Err(failure::queue_timed_out(&deployed.spec)),
+            Err(_) if pool.is_initializing() => Err(failure::timed_out(&pool.deployed.spec, During::Init)),
+            Err(_) => Err(failure::queue_timed_out(&pool.deployed.spec)),
         }
     }
 }
@@ -151,6 +156,8 @@ pub(super) struct Run {
     pub(super) meta: Meta,
     request_bytes: u64,
     start: Option<StartTimes>,
+    /// When the start began that failed, where no instance was given for that.
+    failed_start: Option<Instant>,
     /// When an instance was given.
     delivered: Option<Instant>,
     /// When its runtime took the request.
@@ -318,7 +325,10 @@ impl Run {
         };
         let mut phases = Phases { receive_us: until(self.received), ..Phases::default() };
         match (&self.start, self.delivered) {
-            (_, None) => phases.queue_us = until(now),
+            (_, None) => {
+                phases.queue_us = until(self.failed_start.unwrap_or(now));
+                phases.init_us = until(now);
+            }
             (None, Some(delivered)) => phases.queue_us = until(delivered),
             (Some(start), Some(_)) => {
                 phases.queue_us = until(start.began);
@@ -377,6 +387,24 @@ impl Run {
         let ended = Ended::new(record, self.meta.trace.parent_span_id(), said, self.late);
         self.recorder.ended(ended, self.meta.trace.is_sampled_above());
     }
+}
+
+/// Whether an error is told of a start that failed, rather than of waiting for one.
+fn is_of_start(code: ErrorCode) -> bool {
+    use ErrorCode::{
+        EnvironmentTooLarge, FunctionCrashed, FunctionInitFailed, FunctionOutOfMemory, FunctionTimeout,
+        Internal, SecretMissing,
+    };
+    matches!(
+        code,
+        FunctionInitFailed
+            | FunctionCrashed
+            | FunctionOutOfMemory
+            | FunctionTimeout
+            | SecretMissing
+            | EnvironmentTooLarge
+            | Internal
+    )
 }
 
 fn micros(from: Instant, to: Instant) -> u64 {

@@ -222,10 +222,9 @@ impl Exporter {
                 () = self.stop.notified() => break,
                 _ = metrics_tick.tick() => {
                     // The numbers go on counting: what is not taken now is in the next ones.
-                    let (request, points) = self.metrics(&recorder);
-                    if let Err(Refused::Now(why) | Refused::Always(why)) = self.send("metrics", &request).await {
-                        tracing::warn!(why, "metrics were not exported");
-                        self.drop_some(points);
+                    tokio::select! {
+                        () = self.send_metrics(&recorder) => {}
+                        () = self.stop.notified() => break,
                     }
                 }
                 _ = traces_tick.tick() => {
@@ -259,6 +258,14 @@ impl Exporter {
     /// Tells [`Exporter::run`] to end.
     pub(super) fn stop(&self) {
         self.stop.notify_one();
+    }
+
+    async fn send_metrics(&self, recorder: &Recorder) {
+        let (request, points) = self.metrics(recorder);
+        if let Err(Refused::Now(why) | Refused::Always(why)) = self.send("metrics", &request).await {
+            tracing::warn!(why, "metrics were not exported");
+            self.drop_some(points);
+        }
     }
 
     async fn send_traces(&self, all: &[Arc<Ended>]) {

@@ -98,6 +98,11 @@ impl Recorder {
         self.contexts_invalid.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Forgets functions that were removed and are in files still.
+    pub fn keep(&self, is_there: impl Fn(&str) -> bool) {
+        lock(&self.state).keep(is_there);
+    }
+
     /// Forgets a function that was removed.
     pub fn forget(&self, function: &str) {
         lock(&self.state).forget(function);
