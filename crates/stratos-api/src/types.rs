@@ -236,7 +236,7 @@ pub struct Phases {
     pub dispatch_us: u64,
     /// From there to the end of its answer.
     pub handler_us: u64,
-    /// From there until the answer was written to the client's connection. 0 where it is passed on while it is made.
+    /// From there until the last of the answer was given to the kernel to be sent. 0 where it is passed on while it is made.
     #[serde(default)]
     pub respond_us: u64,
     /// All of it, at the node's edge.

@@ -32,7 +32,7 @@ pub(super) struct Times {
 #[derive(Debug)]
 struct Writing {
     answered: Answered,
-    /// When some of it was written last.
+    /// When the last of it was given to the kernel.
     written: Instant,
 }
 
@@ -56,12 +56,14 @@ impl Times {
         self.writing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn has_read(&self) {
-        self.read_us.store(self.opened.elapsed().as_micros() as u64, Ordering::Relaxed);
+    fn has_read(&self, at: Instant) {
+        let us = at.saturating_duration_since(self.opened).as_micros() as u64;
+        self.read_us.store(us, Ordering::Relaxed);
     }
 
-    /// Whoever waits for the answer may run from now on, in place of this thread.
-    fn has_written_some(&self) {
+    /// The moment before: once some is written, whoever waits for it may run in place of this thread, and what passes then
+    /// is no part of the answer's way.
+    fn writes_some(&self) {
         if let Some(writing) = self.writing().as_mut() {
             writing.written = Instant::now();
         }
@@ -92,10 +94,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Timed<S> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
+        let (before, at) = (buffer.filled().len(), Instant::now());
         let read = Pin::new(&mut self.inner).poll_read(context, buffer);
         if buffer.filled().len() > before {
-            self.times.has_read();
+            self.times.has_read(at);
         }
         read
     }
@@ -107,11 +109,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Timed<S> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.inner).poll_write(context, bytes);
-        if written.is_ready() {
-            self.times.has_written_some();
-        }
-        written
+        self.times.writes_some();
+        Pin::new(&mut self.inner).poll_write(context, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -132,11 +131,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Timed<S> {
         context: &mut Context<'_>,
         buffers: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.inner).poll_write_vectored(context, buffers);
-        if written.is_ready() {
-            self.times.has_written_some();
-        }
-        written
+        self.times.writes_some();
+        Pin::new(&mut self.inner).poll_write_vectored(context, buffers)
     }
 
     fn is_write_vectored(&self) -> bool {
