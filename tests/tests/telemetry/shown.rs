@@ -1,8 +1,13 @@
 //! What the command line shows of it.
 
+use std::io::{Read as _, Write as _};
+
+use rustix::process::{Pid, Signal, kill_process};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{LocalModes, tcgetattr};
 use stratos_tests::{Node, Session, need_root};
 
-use super::{errors, moody};
+use super::{PATIENCE, errors, moody};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_command_line_shows_functions_errors_and_traces() {
@@ -70,4 +75,58 @@ $ stratos invocations other --trace ID
 [exit 6]
 "#,
     );
+}
+
+/// On a terminal it is drawn anew until `q`, and the terminal is as it was before.
+#[tokio::test(flavor = "multi_thread")]
+async fn top_ends_with_a_key_and_leaves_the_terminal_as_it_was() {
+    if !need_root("top_ends_with_a_key_and_leaves_the_terminal_as_it_was") {
+        return;
+    }
+    let node = Node::start().await;
+    let session = Session::new(&node);
+    node.deploy(&moody("hello")).await;
+    node.invoke_ok("hello", "1").await;
+    for end in ["q", "SIGTERM"] {
+        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
+        grantpt(&master).and_then(|()| unlockpt(&master)).expect("it is ours");
+        let name = ptsname(&master, Vec::new()).expect("it has a name").into_string().expect("of ASCII");
+        let open = || std::fs::OpenOptions::new().read(true).write(true).open(&name).expect("it opens");
+        let terminal = open();
+        let before = tcgetattr(&terminal).expect("a terminal");
+        let mut top = session.command("stratos");
+        let mut child = top.arg("top").stdin(open()).stdout(open()).spawn().expect("it runs");
+        let mut keyboard = std::fs::File::from(master);
+        let mut screen = keyboard.try_clone().expect("a descriptor");
+        let (tell, told) = tokio::sync::oneshot::channel();
+        // A thread that nobody waits for: a terminal may stay silent for ever.
+        std::thread::spawn(move || {
+            let (mut drawn, mut some) = (String::new(), [0; 4096]);
+            // Drawn twice, it goes on by itself.
+            while drawn.matches("hello").count() < 2 {
+                let length = screen.read(&mut some).expect("something is drawn");
+                drawn.push_str(&String::from_utf8_lossy(&some[..length]));
+            }
+            drop(tell.send((drawn, screen)));
+        });
+        let told = tokio::time::timeout(PATIENCE, told).await.expect("it is drawn in time");
+        let (mut drawn, mut screen) = told.expect("no panic");
+        let modes = tcgetattr(&terminal).expect("a terminal").local_modes;
+        assert!(!modes.contains(LocalModes::ICANON) && !modes.contains(LocalModes::ECHO), "{modes:?}");
+        match end {
+            "q" => keyboard.write_all(b"xq").expect("it is typed"),
+            _ => kill_process(Pid::from_child(&child), Signal::TERM).expect("it runs"),
+        }
+        let status =
+            tokio::task::spawn_blocking(move || child.wait()).await.expect("no panic").expect("it ends");
+        assert!(status.success(), "{end}: {status}");
+        let after = tcgetattr(&terminal).expect("a terminal");
+        assert_eq!(after.local_modes, before.local_modes, "{end}");
+        while !drawn.ends_with("\x1b[?25h\x1b[?1049l") {
+            let mut some = [0; 4096];
+            let length = screen.read(&mut some).expect("the end is drawn");
+            drawn.push_str(&String::from_utf8_lossy(&some[..length]));
+        }
+        assert!(drawn.starts_with("\x1b[?1049h\x1b[?25l\x1b[H1 functions, "), "{drawn:?}");
+    }
 }
