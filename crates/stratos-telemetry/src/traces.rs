@@ -1,5 +1,6 @@
 //! Invocations in full, in files: those that failed or were too slow.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::hash::{BuildHasher as _, RandomState};
 use std::path::Path;
@@ -69,8 +70,8 @@ impl TraceFiles {
         let mut index = VecDeque::new();
         let (segments, damages) = Segments::open(dir, "traces", most_bytes, |place, frame| {
             // What another version wrote that this one does not understand is not found, no more.
-            if let Ok(trace) = serde_json::from_slice::<StoredTrace>(frame) {
-                index.push_back(entry(&hasher, &trace, place));
+            if let Ok(Head { record: HeadRecord { id, function, outcome } }) = serde_json::from_slice(frame) {
+                index.push_back(entry(&hasher, &id, &function, &outcome, place));
             }
         })?;
         let mut all = Self { segments, index, dropped: 0, hasher };
@@ -99,7 +100,9 @@ impl TraceFiles {
         }
         let (places, gone) = appended?;
         for (trace, place) in written.iter().zip(places) {
-            self.index.push_back(entry(&self.hasher, trace, place));
+            let record = &trace.record;
+            let entry = entry(&self.hasher, &record.id, &record.function, &record.outcome, place);
+            self.index.push_back(entry);
         }
         gone.into_iter().for_each(|file| self.forget_file(file));
         self.keep_to_number()
@@ -183,13 +186,25 @@ impl TraceFiles {
     }
 }
 
-fn entry(hasher: &RandomState, trace: &StoredTrace, place: Place) -> Entry {
-    Entry {
-        id: hasher.hash_one(trace.record.id.as_str()),
-        function: hasher.hash_one(trace.record.function.as_str()),
-        place,
-        failed: trace.record.outcome != "ok",
-    }
+fn entry(hasher: &RandomState, id: &str, function: &str, outcome: &str, place: Place) -> Entry {
+    Entry { id: hasher.hash_one(id), function: hasher.hash_one(function), place, failed: outcome != "ok" }
+}
+
+/// What of a stored trace is read when the files are opened, which a node that starts waits for.
+#[derive(Deserialize)]
+struct Head<'a> {
+    #[serde(borrow)]
+    record: HeadRecord<'a>,
+}
+
+#[derive(Deserialize)]
+struct HeadRecord<'a> {
+    #[serde(borrow)]
+    id: Cow<'a, str>,
+    #[serde(borrow)]
+    function: Cow<'a, str>,
+    #[serde(borrow)]
+    outcome: Cow<'a, str>,
 }
 
 #[cfg(test)]

@@ -139,3 +139,39 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Timed<S> {
         self.inner.is_write_vectored()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use stratos_api::InvocationRecord;
+    use stratos_telemetry::Ended;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_answer_is_written_with_its_last_piece_and_once() {
+        let (mut client, server) = tokio::io::duplex(8);
+        let times = Times::new();
+        let mut server = Timed::new(server, Arc::clone(&times));
+        let opened = times.began().0;
+        client.write_all(b"ask").await.unwrap();
+        server.read_exact(&mut [0; 3]).await.unwrap();
+        let began = times.began().0;
+        assert!(began >= opened && began <= Instant::now());
+
+        let late = Arc::new(Late::default());
+        let ended = Ended::new(InvocationRecord::default(), None, None, Arc::clone(&late));
+        let long_ago = Instant::now() - Duration::from_secs(1);
+        times.writes(Answered(long_ago, late));
+        server.write_all(b"answer").await.unwrap();
+        assert_eq!(ended.record_now().phases.respond_us, 0, "there may be more of it");
+        server.flush().await.unwrap();
+        let told = ended.record_now().phases.respond_us;
+        assert!(told >= 1_000_000, "{told}");
+        client.read_exact(&mut [0; 6]).await.unwrap();
+        // What is written for others later is none of this answer.
+        server.write_all(b"another").await.unwrap();
+        server.flush().await.unwrap();
+        assert_eq!(ended.record_now().phases.respond_us, told);
+    }
+}
