@@ -18,6 +18,7 @@ pub mod mutate;
 mod package;
 mod sandbox;
 mod spec;
+mod telemetry;
 mod text;
 mod wire;
 
@@ -34,6 +35,7 @@ pub use machine::machine;
 pub use package::{package_entry, unpack, unpack_entries};
 pub use sandbox::{dns, seccomp};
 pub use spec::function_spec;
+pub use telemetry::{caller_trace, telemetry};
 pub use text::{egress_rule, endpoint, identifiers, trace_context};
 pub use wire::{error_report, wire};
 
@@ -51,6 +53,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("boot_smbios", boot_smbios),
     ("boot_sntp", boot_sntp),
     ("boot_verity", boot_verity),
+    ("caller_trace", caller_trace),
     ("checkpoint", checkpoint),
     ("console", console),
     ("dns", dns),
@@ -69,6 +72,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("requirements", requirements),
     ("seccomp", seccomp),
     ("sigv4", sigv4),
+    ("telemetry", telemetry),
     ("trace_context", trace_context),
     ("unpack", unpack),
     ("unpack_entries", unpack_entries),

@@ -10,6 +10,7 @@ pub mod go;
 pub mod guest;
 pub mod machine;
 pub mod node;
+pub mod otlp_client;
 pub mod package;
 mod pip;
 pub mod python_clients;

@@ -29,7 +29,7 @@ async fn handlers_answer_cold_and_warm() {
         assert_eq!(cold.header("stratos-start"), "fresh");
         assert_eq!(cold.header("stratos-version"), "1");
         let timing = cold.header("server-timing").to_owned();
-        for phase in ["queue", "sandbox", "runtime", "init", "handler", "total"] {
+        for phase in ["receive", "queue", "sandbox", "runtime", "init", "dispatch", "handler", "total"] {
             assert!(timing.contains(&format!("{phase};dur=")), "{timing}");
         }
         let warm = node.invoke(name, "1").await;
@@ -40,7 +40,7 @@ async fn handlers_answer_cold_and_warm() {
         assert_eq!(records.len(), 2);
         assert!(records[1].cold && !records[0].cold);
         let p = &records[1].phases;
-        let sum = p.queue_us + p.sandbox_us + p.runtime_us + p.init_us + p.handler_us;
+        let sum: u64 = p.named().iter().map(|(_, us)| us).sum();
         assert_eq!(sum, p.total_us, "the phases add up to the total");
         assert!(p.sandbox_us > 0 && p.runtime_us > 0 && p.init_us > 0, "{p:?}");
         assert_eq!((records[0].request_bytes, records[0].response_bytes), (1, 9));

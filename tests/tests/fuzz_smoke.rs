@@ -49,9 +49,10 @@ macro_rules! targets {
 }
 
 targets! {
-    artifact aws_name boot_config boot_dhcp boot_gpt boot_nocloud boot_smbios boot_sntp boot_verity checkpoint console dns egress_rule elf
-    endpoint error_report function_spec go_program identifiers infer layers machine package_entry prelude requirements seccomp sigv4
-    trace_context unpack unpack_entries url_answer url_event wire
+    artifact aws_name boot_config boot_dhcp boot_gpt boot_nocloud boot_smbios boot_sntp boot_verity caller_trace
+    checkpoint console dns egress_rule elf endpoint error_report function_spec go_program identifiers infer layers
+    machine package_entry prelude requirements seccomp sigv4 telemetry trace_context unpack unpack_entries url_answer
+    url_event wire
 }
 
 /// A target that is in one place only would not be run in another.

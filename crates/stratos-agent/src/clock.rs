@@ -15,6 +15,12 @@ pub(crate) fn rfc3339(at: SystemTime) -> String {
     at.format(FORMAT).expect("the format has only parts that every time has")
 }
 
+/// Nanoseconds since 1970 of a time in RFC 3339; nothing for what is none.
+pub(crate) fn unix_ns(rfc3339: &str) -> Option<u64> {
+    let at = OffsetDateTime::parse(rfc3339, &time::format_description::well_known::Rfc3339).ok()?;
+    u64::try_from(at.unix_timestamp_nanos()).ok()
+}
+
 /// The same for milliseconds since 1970.
 pub(crate) fn rfc3339_ms(ms: u64) -> String {
     rfc3339(SystemTime::UNIX_EPOCH + std::time::Duration::from_millis(ms))

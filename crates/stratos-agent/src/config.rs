@@ -10,6 +10,7 @@ use stratos_sandbox::egress::Denied;
 use stratos_types::{MemorySize, Timeout};
 
 use crate::http::TlsFiles;
+use crate::telemetry::{Collector, CollectorHeaders, ExportConfig};
 
 /// Share of the machine's memory that instances may be promised, in percent.
 const MEMORY_SHARE: u64 = 80;
@@ -148,6 +149,29 @@ pub struct Options {
     #[arg(long, value_name = "TIME", default_value = "10m")]
     pub build_timeout: Timeout,
 
+    /// Disk for what is kept about invocations: summaries, and those that failed or were too slow; a number of MB or GB, or 0
+    /// to keep it in memory alone.
+    #[arg(long, env = "STRATOS_TELEMETRY_DISK", value_name = "SIZE", default_value = "16MB", value_parser = disk)]
+    pub telemetry_disk: u64,
+
+    /// OpenTelemetry collector that traces and metrics are sent to: OTLP over HTTP, http://HOST:PORT or https://HOST:PORT.
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]
+    pub otlp_endpoint: Option<Collector>,
+
+    /// Headers for the collector, such as a key: name=value, with commas between them. Others see what stands on a command
+    /// line: better in the environment.
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_HEADERS", value_name = "HEADERS", hide_env_values = true)]
+    pub otlp_headers: Option<CollectorHeaders>,
+
+    /// Certificates to trust for a collector's https (PEM) [default: this machine's].
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_CERTIFICATE", value_name = "FILE")]
+    pub otlp_ca: Option<PathBuf>,
+
+    /// How often metrics are sent to the collector, in milliseconds.
+    #[arg(long, env = "OTEL_METRIC_EXPORT_INTERVAL", value_name = "MS", default_value_t = 60_000,
+          value_parser = clap::value_parser!(u64).range(100..))]
+    pub otlp_interval: u64,
+
     /// How long requests may take to end when the node stops.
     #[arg(long, value_name = "TIME", default_value = "30s")]
     pub stop_grace: Timeout,
@@ -232,10 +256,35 @@ impl Options {
         self.template_memory.unwrap_or(budget / SHARE)
     }
 
+    /// Where traces and metrics go, if anywhere; `host` is what the node calls itself.
+    pub fn export(&self, host: &str) -> Option<ExportConfig> {
+        Some(ExportConfig {
+            collector: self.otlp_endpoint.clone()?,
+            headers: self.otlp_headers.clone().unwrap_or_default(),
+            ca: self.otlp_ca.clone().or_else(|| self.ca_bundle.clone()),
+            metrics_period: Duration::from_millis(self.otlp_interval),
+            host: host.to_owned(),
+        })
+    }
+
     /// How long an instance without requests is kept.
     pub fn idle_timeout(&self) -> Duration {
         self.idle_timeout.duration()
     }
+}
+
+/// An amount of disk, or 0 to use none.
+fn disk(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let unit = match text[digits.len()..].trim() {
+        "" if digits == "0" => Some(0),
+        "MB" | "MiB" => Some(1 << 20),
+        "GB" | "GiB" => Some(1 << 30),
+        _ => None,
+    };
+    let bytes = digits.parse::<u64>().ok().zip(unit).and_then(|(number, unit)| number.checked_mul(unit));
+    let in_range = |bytes: &u64| *bytes == 0 || (1 << 20..=64 << 30).contains(bytes);
+    bytes.filter(in_range).ok_or_else(|| "not an amount from 1MB to 64GB, nor 0".to_owned())
 }
 
 fn age(text: &str) -> Result<Duration, String> {
@@ -336,6 +385,17 @@ mod tests {
         assert_eq!(options(&[]).swap_percent(&machine), 50);
         assert_eq!(options(&[]).swap_percent(&Memory { swap: 0, ..machine }), 0);
         assert_eq!(Memory::parse("MemFree: 1 kB\n"), None);
+    }
+
+    #[test]
+    fn telemetry_takes_as_much_disk_as_it_is_given() {
+        let parse = |size: &str| Options::try_parse_from(["stratosd", "--telemetry-disk", size]);
+        for (size, bytes) in [("1MB", 1 << 20), ("64 MiB", 64 << 20), ("2GB", 2 << 30), ("0", 0)] {
+            assert_eq!(parse(size).unwrap().telemetry_disk, bytes);
+        }
+        for wrong in ["", "5", "0.5MB", "65GB", "1TB", "18446744073709551615GB"] {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

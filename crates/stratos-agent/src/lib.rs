@@ -14,4 +14,5 @@ pub mod layers;
 pub mod machine;
 pub mod node;
 mod notify;
+pub mod telemetry;
 pub mod warm;

@@ -3,6 +3,7 @@
 //! The order matters: the sandbox is opened while this process has one thread (it makes a mount namespace, which
 //! threads do not share afterwards) and sweeps away what a killed predecessor left, before anything new is started.
 
+use std::collections::HashSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use stratos_checkpoint::machine::Machine;
 use stratos_sandbox::{OpenError, Sandbox, SandboxConfig};
 use stratos_store::{Store, StoreError};
 use stratos_types::environment::NodeEnvironmentError;
-use stratos_types::{FunctionKey, NodeEnvironment};
+use stratos_types::{FunctionKey, NodeEnvironment, TenantId};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -21,6 +22,7 @@ use crate::engine::{Engine, EngineConfig, EngineError};
 use crate::http::{self, ListenConfig, ListenError, Listeners, Services};
 use crate::keys::TrustedKeys;
 use crate::layers::Layers;
+use crate::telemetry::{self, ExportError, Exporter, Recorder};
 use crate::warm::recording::Owner;
 use crate::warm::{self, Warmer};
 use crate::{machine, notify};
@@ -72,6 +74,9 @@ pub enum NodeError {
     /// The node cannot listen.
     #[error("the node cannot listen")]
     Listen(#[from] ListenError),
+    /// Traces and metrics cannot be exported as it was asked for.
+    #[error("cannot set up the export of traces and metrics")]
+    Export(#[from] ExportError),
     /// The system gave less than a node needs.
     #[error("the node cannot run")]
     System(#[from] io::Error),
@@ -96,6 +101,7 @@ impl NodeError {
             Self::Store(StoreError::DiskFull { .. }) => {
                 Some("free some space there, or choose another folder with --state")
             }
+            Self::Export(_) => Some("for https, name the certificates to trust with --otlp-ca"),
             Self::Store(_) | Self::Engine(_) | Self::Deploy(_) | Self::System(_) => None,
         }
     }
@@ -172,6 +178,13 @@ async fn serve(
         restores: options.checkpoints,
         environment: environment.clone(),
     };
+    let exporter = options.export(&machine::hostname()).map(Exporter::new).transpose()?;
+    let folder = telemetry::folder(&options.state);
+    let recorder = Arc::new(Recorder::open(&folder, options.telemetry_disk, exporter));
+    let functions = store.functions(&TenantId::default())?;
+    let names: HashSet<_> = functions.iter().map(|function| function.key.name.as_str()).collect();
+    recorder.keep(|name| names.contains(name));
+    let recording = recorder.start();
     let engine = Engine::start(
         EngineConfig {
             log_dir: options.state.join("logs"),
@@ -188,6 +201,7 @@ async fn serve(
             egress_denied: egress_denied.clone(),
             environment,
             starts: options.warm.then_some(starts),
+            recorder,
         },
         store.clone(),
         Arc::clone(&sandbox),
@@ -234,6 +248,7 @@ async fn serve(
         tracing::warn!("{cut} connections were cut: their requests took longer than --stop-grace");
     }
     engine.stop(options.stop_grace.duration()).await;
+    recording.stop().await;
     // It holds images, which must be gone before the sandbox is.
     if let Some(warmer) = warmer {
         tokio::task::spawn_blocking(move || warmer.stop()).await.map_err(io::Error::other)?;

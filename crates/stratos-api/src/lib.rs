@@ -13,6 +13,7 @@ mod file_body;
 pub mod header;
 pub mod node;
 pub mod path;
+pub mod telemetry;
 pub mod types;
 #[cfg(feature = "client")]
 mod verifier;

@@ -16,7 +16,7 @@ pub const DEPLOY: &str = "/v1/functions";
 pub const ROLLBACK: &str = "/v1/functions/{name}/rollback";
 /// POST: invoke; `?mode=async` stores the request and answers 202.
 pub const INVOKE: &str = "/v1/functions/{name}/invoke";
-/// GET: the last invocations' records.
+/// GET: the last invocations' records; `?errors=true` for those that failed, `?limit=N`.
 pub const INVOCATIONS: &str = "/v1/functions/{name}/invocations";
 /// GET: log lines; `?tail=N`, `?follow=true` (newline-delimited JSON).
 pub const LOGS: &str = "/v1/functions/{name}/logs";
@@ -26,6 +26,12 @@ pub const DEAD_LETTERS: &str = "/v1/functions/{name}/dead-letters";
 pub const DEAD_LETTER: &str = "/v1/functions/{name}/dead-letters/{id}";
 /// GET: state of one asynchronous invocation.
 pub const INVOCATION: &str = "/v1/invocations/{id}";
+/// GET: one invocation in full, where its trace was kept.
+pub const INVOCATION_TRACE: &str = "/v1/invocations/{id}/trace";
+/// GET: summaries of all functions' invocations by the minute; `?minutes=N`.
+pub const TELEMETRY_FUNCTIONS: &str = "/v1/telemetry/functions";
+/// GET: the node and its functions as Prometheus reads them, or as OpenMetrics when that is asked for.
+pub const METRICS: &str = "/metrics";
 /// GET: all secrets, without their values.
 pub const SECRETS: &str = "/v1/secrets";
 /// PUT: set it (body: the value). DELETE: remove it; `?force=true` also when functions use it.

@@ -214,25 +214,53 @@ pub struct RollbackRequest {
     pub version: Option<u64>,
 }
 
-/// The phases of one invocation, in microseconds. They follow each other; their sum is the total.
+/// The phases of one invocation, in microseconds: they follow each other without a gap, each from one moment to the next,
+/// so their sum is the total.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Phases {
-    /// From arrival until an instance was given, or its start began.
+    /// From the request's first byte until all of it was there and it was let in.
+    #[serde(default)]
+    pub receive_us: u64,
+    /// From there until an instance was free for it, or the start of one began.
     pub queue_us: u64,
-    /// Namespaces, cgroup, mounts, filters, until the runtime's first instruction. 0 when warm.
+    /// A start afresh: namespaces, cgroup, mounts, filters, until the runtime's first instruction. A restored one: until the
+    /// clone of its template runs. 0 when warm.
     pub sandbox_us: u64,
-    /// From there until the bootstrap's first line. 0 when warm.
+    /// From there until the bootstrap's first line. 0 when warm or restored.
     pub runtime_us: u64,
-    /// From there until the function could take a request. 0 when warm.
+    /// From there until the function could take a request; of a restored instance, its hooks. 0 when warm. Of a start that
+    /// failed, all of it.
     pub init_us: u64,
-    /// From the request's delivery to the end of its answer.
+    /// From there, or from being given a free instance, until the function's runtime took the request.
+    #[serde(default)]
+    pub dispatch_us: u64,
+    /// From there to the end of its answer.
     pub handler_us: u64,
+    /// From there until the last of the answer was given to the kernel to be sent. 0 where it is passed on while it is made.
+    #[serde(default)]
+    pub respond_us: u64,
     /// All of it, at the node's edge.
     pub total_us: u64,
 }
 
+impl Phases {
+    /// Each phase with its name, in their order.
+    pub const fn named(&self) -> [(&'static str, u64); 8] {
+        [
+            ("receive", self.receive_us),
+            ("queue", self.queue_us),
+            ("sandbox", self.sandbox_us),
+            ("runtime", self.runtime_us),
+            ("init", self.init_us),
+            ("dispatch", self.dispatch_us),
+            ("handler", self.handler_us),
+            ("respond", self.respond_us),
+        ]
+    }
+}
+
 /// What is known about one invocation.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct InvocationRecord {
     /// Its id.
     pub id: String,
@@ -265,6 +293,23 @@ pub struct InvocationRecord {
     pub blame: Option<crate::Blame>,
     /// Trace id (W3C).
     pub trace_id: String,
+    /// The id of the span that this invocation is in its trace.
+    #[serde(default)]
+    pub span_id: String,
+    /// How the request came: `http`, `pubsub` for one from the asynchronous queue, `other` (OpenTelemetry's `faas.trigger`).
+    #[serde(default)]
+    pub trigger: String,
+    /// Whether it took longer than the function's `[slo]` allows.
+    #[serde(default)]
+    pub slo_breached: bool,
+    /// Time of a restored instance from its release until it could take a request: its hooks after the restore,
+    /// microseconds. Nothing when none was restored for this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pre_hook_us: Option<u64>,
+    /// Time from the answer until the runtime asked for its next event, microseconds. Nothing while it has not, and for
+    /// functions with more than one request at a time or a server of their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub post_hook_us: Option<u64>,
 }
 
 impl InvocationRecord {

@@ -25,7 +25,7 @@ pub use layer::{LayerManifest, PackedLayer};
 pub use name::{FunctionKey, FunctionName, SecretName, TenantId};
 pub use node_config::NodeConfig;
 pub use quantity::{CpuShare, MemorySize, Timeout};
-pub use spec::{CheckpointMode, CpuClass, Entry, FunctionSpec, Runtime, SpecError};
+pub use spec::{CheckpointMode, CpuClass, Entry, FunctionSpec, Runtime, Slo, SpecError};
 pub use trace_context::TraceContext;
 
 /// The number of one deployed version of a function; the first is 1.

@@ -1,5 +1,6 @@
 //! What a function is: the file `stratos.toml`, read strictly.
 
+mod slo;
 mod variables;
 
 use std::collections::BTreeMap;
@@ -205,6 +206,15 @@ pub struct FunctionSpec {
     pub env: BTreeMap<String, String>,
     /// Secrets of the node that it is given at its release: the variable of each.
     pub secrets: BTreeMap<String, SecretName>,
+    /// What is aimed at.
+    pub slo: Slo,
+}
+
+/// What a function's author aims at (its service level objectives). Nothing is enforced: what misses it is kept in full.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Slo {
+    /// How long an invocation takes at most, from the whole request being there to its answer.
+    pub latency: Option<Timeout>,
 }
 
 /// What is wrong with a specification, where, and what to do.
@@ -238,7 +248,7 @@ pub struct Inferred {
     pub entry: Option<Entry>,
 }
 
-const KEYS: [&str; 17] = [
+const KEYS: [&str; 18] = [
     "name",
     "runtime",
     "handler",
@@ -256,6 +266,7 @@ const KEYS: [&str; 17] = [
     "public",
     "env",
     "secrets",
+    "slo",
 ];
 
 impl FunctionSpec {
@@ -305,6 +316,7 @@ impl FunctionSpec {
             public: keys.boolean("public")?,
             env: keys.env()?,
             secrets: keys.secrets()?,
+            slo: keys.slo()?,
         })
     }
 
@@ -349,6 +361,10 @@ impl FunctionSpec {
         if !self.secrets.is_empty() {
             let names = self.secrets.iter().map(|(k, v)| (k.clone(), v.to_string().into()));
             set("secrets", toml::Table::from_iter(names).into());
+        }
+        if let Some(latency) = self.slo.latency {
+            let slo = toml::Table::from_iter([("latency".to_owned(), latency.to_string().into())]);
+            set("slo", slo.into());
         }
         table.to_string()
     }
@@ -648,10 +664,14 @@ mod tests {
             A = "b"
             [secrets]
             DB_PASSWORD = "db-password"
+            [slo]
+            latency = "200ms"
             "#,
         )
         .unwrap();
         assert_eq!(full.entry, Entry::Start(vec!["python3".into(), "-m".into(), "app".into()]));
+        let latency = |spec: &FunctionSpec| spec.slo.latency.map(|latency| latency.to_string());
+        assert_eq!((latency(&small), latency(&full).as_deref()), (None, Some("200ms")));
         let client = parse(&format!("{SMALL}start = \"node ./ric.js\"")).unwrap();
         let argv = vec!["node".into(), "./ric.js".into()];
         assert_eq!(client.entry, Entry::Client { argv, handler: "index.handler".into() });
@@ -742,6 +762,10 @@ mod tests {
             (&format!("{SMALL}[secrets]\nPORT = \"a\""), "secrets.PORT: is reserved", "another"),
             (&format!("{SMALL}[secrets]\nTZ = \"a\""), "secrets.TZ: is reserved", "another"),
             (&format!("{SMALL}[secrets]\nNODE_OPTIONS = \"a\""), "secrets.NODE_OPTIONS: is", "another"),
+            (&format!("{SMALL}slo = \"200ms\""), "slo: is a string", "[slo]"),
+            (&format!("{SMALL}[slo]\nlatency = 200"), "slo.latency: is an integer", "quotes"),
+            (&format!("{SMALL}[slo]\nlatency = \"fast\""), "slo.latency: `fast` is not a time", "200ms"),
+            (&format!("{SMALL}[slo]\nlatancy = \"1s\""), "slo.latancy: unknown key", "latency"),
             (
                 &format!("{SMALL}[env]\nA = \"x\"\n[secrets]\nA = \"a\""),
                 "secrets.A: is set by [env] as well",

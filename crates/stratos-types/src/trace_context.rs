@@ -8,12 +8,16 @@ use crate::id::random_bytes;
 const MAX_TRACESTATE: usize = 1024;
 /// Most list members of a `tracestate`.
 const MAX_MEMBERS: usize = 32;
+/// Longest X-Ray header read; AWS's own stay below half of it.
+const MAX_XRAY: usize = 512;
 
 /// Where an invocation stands in a distributed trace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TraceContext {
     trace_id: [u8; 16],
     span_id: [u8; 8],
+    /// The span above, if there is one.
+    parent: Option<[u8; 8]>,
     flags: u8,
     state: Option<String>,
 }
@@ -37,20 +41,44 @@ impl TraceContext {
             return None;
         }
         let state = tracestate.map(str::trim).filter(|s| valid_state(s)).map(str::to_owned);
-        Some(Self { trace_id, span_id, flags, state })
+        Some(Self { trace_id, span_id, parent: None, flags, state })
     }
 
-    /// A new trace, not sampled upstream.
+    /// A span below what AWS's trace header (`X-Amzn-Trace-Id`) says: `Root=1-<8 hex>-<24 hex>;Parent=<16 hex>;Sampled=<0 or 1>`,
+    /// the parts in any order, others left out. `None` when it is not valid. Without `Parent` no span is above.
+    pub fn below_xray(header: &str) -> Option<Self> {
+        if header.len() > MAX_XRAY {
+            return None;
+        }
+        let (mut trace_id, mut parent, mut flags) = (None, None, 0);
+        for part in header.split(';') {
+            match part.trim().split_once('=') {
+                Some(("Root", root)) => {
+                    let (time, random) = root.strip_prefix("1-")?.split_once('-')?;
+                    trace_id =
+                        Some(hex::<16>(format!("{time}{random}").as_bytes()).filter(|_| time.len() == 8)?);
+                }
+                Some(("Parent", id)) => parent = Some(hex::<8>(id.as_bytes()).filter(|id| *id != [0; 8])?),
+                Some(("Sampled", sampled)) => flags = u8::from(sampled == "1"),
+                _ => {}
+            }
+        }
+        let trace_id = trace_id.filter(|id| *id != [0; 16])?;
+        Some(Self { trace_id, span_id: new_span(), parent, flags, state: None })
+    }
+
+    /// A new trace. It says that it is sampled: whether the node keeps an invocation is known only at its end, and functions
+    /// that trace themselves go by this.
     pub fn root() -> Self {
         // All-zero ids are forbidden; 2^-64 is not worth a loop but a set bit costs nothing.
         let mut trace_id = random_bytes::<16>();
         trace_id[15] |= 1;
-        Self { trace_id, span_id: new_span(), flags: 1, state: None }
+        Self { trace_id, span_id: new_span(), parent: None, flags: 1, state: None }
     }
 
     /// A span below this one: same trace, new span id.
     pub fn child(&self) -> Self {
-        Self { span_id: new_span(), ..self.clone() }
+        Self { span_id: new_span(), parent: Some(self.span_id), ..self.clone() }
     }
 
     /// The value of the `traceparent` header.
@@ -66,6 +94,21 @@ impl TraceContext {
     /// The trace id, 32 hex digits.
     pub fn trace_id(&self) -> String {
         Hex(&self.trace_id).to_string()
+    }
+
+    /// The id of its span, 16 hex digits.
+    pub fn span_id(&self) -> String {
+        Hex(&self.span_id).to_string()
+    }
+
+    /// The id of the span above, 16 hex digits.
+    pub fn parent_span_id(&self) -> Option<String> {
+        self.parent.map(|id| Hex(&id).to_string())
+    }
+
+    /// Whether it is sampled, and somebody above has said so.
+    pub fn is_sampled_above(&self) -> bool {
+        self.parent.is_some() && self.flags & 1 == 1
     }
 
     /// The same context as an X-Ray trace header, which Lambda clients know.
@@ -136,6 +179,39 @@ mod tests {
         assert_eq!(child.trace_id(), context.trace_id());
         assert_ne!(child.traceparent(), context.traceparent());
         assert!(TraceContext::parse(&TraceContext::root().traceparent(), None).is_some());
+    }
+
+    #[test]
+    fn an_xray_header_is_the_same_context() {
+        let context = TraceContext::parse(VALID, None).unwrap();
+        let child = TraceContext::below_xray(&context.xray()).unwrap();
+        assert_eq!(child.trace_id(), context.trace_id());
+        assert_eq!(child.parent_span_id().as_deref(), Some("00f067aa0ba902b7"));
+        assert!(
+            child.is_sampled_above()
+                && !context.is_sampled_above()
+                && !TraceContext::root().is_sampled_above()
+        );
+        let root = "Root=1-5759e988-bd862e3fe1be46a994272793";
+        let mixed = format!("Self=1-67891234-12456789abcdef012345678; Sampled=0;{root};Lineage=a:1|b:2");
+        let mixed = TraceContext::below_xray(&mixed).unwrap();
+        assert_eq!(mixed.trace_id(), "5759e988bd862e3fe1be46a994272793");
+        assert!(!mixed.is_sampled_above() && mixed.parent_span_id().is_none());
+        for wrong in [
+            "",
+            "Root",
+            "Parent=00f067aa0ba902b7;Sampled=1",
+            "Root=1-00000000-000000000000000000000000",
+            "Root=1-5759e988b-d862e3fe1be46a994272793",
+            "Root=2-5759e988-bd862e3fe1be46a994272793",
+            "Root=1-5759E988-bd862e3fe1be46a994272793",
+            &format!("{root};Parent=0"),
+            &format!("{root};Parent=0000000000000000"),
+            &format!("{root};{}", "x".repeat(600)),
+            "Root=1-5759e98\u{fc}-bd862e3fe1be46a99427279",
+        ] {
+            assert_eq!(TraceContext::below_xray(wrong), None, "{wrong}");
+        }
     }
 
     #[test]

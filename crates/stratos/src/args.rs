@@ -2,6 +2,7 @@
 
 mod artifact;
 mod secret;
+mod telemetry;
 
 use std::path::PathBuf;
 
@@ -11,6 +12,7 @@ use stratos_types::{FunctionName, InvocationId, KernelChoice, MemorySize, Runtim
 use stratos_vm::MachineKind;
 
 pub(crate) use self::secret::{SecretCommand, SecretRmArgs, SecretSetArgs};
+pub(crate) use self::telemetry::{InvocationsArgs, SortBy, TopArgs};
 use crate::exit;
 use crate::node::NodeArgs;
 
@@ -64,6 +66,10 @@ pub(crate) enum Command {
     Versions(NameArg),
     /// Print a function's log
     Logs(LogsArgs),
+    /// Watch all functions: rate, latency, cold starts, memory, errors
+    Top(TopArgs),
+    /// List a function's last invocations, or those that failed, or show where one's time went
+    Invocations(InvocationsArgs),
     /// Make an earlier version the current one
     Rollback(RollbackArgs),
     /// Remove a function with all its versions
@@ -223,7 +229,7 @@ pub(crate) struct DeadLettersArgs {
     pub(crate) forget: Option<InvocationId>,
 }
 
-fn invocation_id(text: &str) -> Result<InvocationId, stratos_types::id::IdError> {
+pub(crate) fn invocation_id(text: &str) -> Result<InvocationId, stratos_types::id::IdError> {
     text.parse()
 }
 

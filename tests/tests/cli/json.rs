@@ -38,7 +38,10 @@ async fn every_result_is_also_a_json_document() {
     }
     let answer = session.json(&["invoke", "greet", "-d", "{\"name\":\"x\"}"]);
     assert_eq!(keys(&answer), ["answer", "invocation", "phases_ms", "start", "status", "version"]);
-    assert_eq!(keys(&answer["phases_ms"]), ["handler", "init", "queue", "runtime", "sandbox", "total"]);
+    assert_eq!(
+        keys(&answer["phases_ms"]),
+        ["dispatch", "handler", "init", "queue", "receive", "runtime", "sandbox", "total"]
+    );
     assert_eq!(answer["answer"], json!({ "hello": "x" }));
     assert_eq!(
         (&answer["start"], &answer["status"], &answer["version"]),

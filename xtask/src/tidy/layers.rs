@@ -30,6 +30,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "stratos-oci",
             "stratos-image",
             "stratos-sandbox",
+            "stratos-telemetry",
             "stratos-trace",
             "stratos-vm",
         ],

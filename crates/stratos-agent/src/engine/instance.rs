@@ -94,6 +94,7 @@ pub(super) enum WayIn {
 /// The moments of a start, each the end of one phase and the begin of the next.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct StartTimes {
+    /// What it was given was looked up next, and what it was to be restored from made ready.
     pub(super) began: Instant,
     /// The runtime's first instruction.
     pub(super) executed: Instant,
@@ -103,6 +104,18 @@ pub(super) struct StartTimes {
     pub(super) ready: Instant,
     /// It went on from a checkpoint.
     pub(super) restored: bool,
+}
+
+/// What an instance is started from.
+pub(super) struct Beginning {
+    /// A checkpoint, if there is one.
+    pub(super) origin: Option<Origin>,
+    /// Its variables.
+    pub(super) given: Arc<Given>,
+    /// How long hooks after a restore may take.
+    pub(super) hook_limit: Duration,
+    /// When all this began to be made ready.
+    pub(super) began: Instant,
 }
 
 /// Why an instance cannot take a request.
@@ -121,8 +134,7 @@ impl From<ApiError> for NotReady {
 
 impl Instance {
     /// Starts an instance, from a checkpoint if there is one, gives it its variables, and waits until it can take a request.
-    /// `unusable` is told why it was not restored; the instance is started afresh then. `hook_limit`: how long hooks after a
-    /// restore may take.
+    /// `unusable` is told why it was not restored; the instance is started afresh then.
     ///
     /// # Errors
     /// Whose fault it is that it cannot: `function_init_failed`, `function_out_of_memory`, `function_timeout`
@@ -131,12 +143,10 @@ impl Instance {
         sandbox: Arc<Sandbox>,
         deployed: Arc<Deployed>,
         log: Arc<FunctionLog>,
-        origin: Option<Origin>,
-        given: Arc<Given>,
-        hook_limit: Duration,
+        beginning: Beginning,
         unusable: impl FnOnce(&StartError),
     ) -> Result<(Arc<Self>, StartTimes), NotReady> {
-        let began = Instant::now();
+        let Beginning { origin, given, hook_limit, began } = beginning;
         let id = match &origin {
             Some(Origin::Held(held)) => held.id,
             Some(Origin::Template(_)) | None => InstanceId::random(),

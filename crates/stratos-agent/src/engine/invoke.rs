@@ -1,7 +1,7 @@
 //! One request from the edge to code and back, under one deadline.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
@@ -9,18 +9,20 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use http_body::Body;
 use http_body_util::BodyExt;
 use stratos_api::{ApiError, ErrorCode, InvocationRecord, LogLine, Phases};
-use stratos_types::{InvocationId, TraceContext};
+use stratos_telemetry::{Ended, Late};
+use stratos_types::{InvocationId, Timeout, TraceContext};
 use tokio::sync::{mpsc, oneshot};
 
 use super::deployed::Deployed;
 use super::failure::{self, During, EndReason};
 use super::instance::{StartTimes, WayIn};
-use super::pool::{Lease, Place};
+use super::pool::{Lease, Place, Pool};
 use super::port::{Port, PortError};
 use super::runtime_api::{Job, Reply};
 use super::streamed::{ChunkBody, Finish, Source, StreamedBody, Tracked};
-use super::{Answer, Engine, FunctionState, InvokeRequest, Meta, Outcome, Payload, lock};
+use super::{Answer, Engine, FunctionState, InvokeRequest, Meta, Outcome, Payload, Trigger, lock};
 use crate::body::{BoxBody, BoxError};
+use crate::telemetry::Recorder;
 
 /// How long a broken connection waits for the news that the process died.
 pub(super) const DEATH_NEWS: Duration = Duration::from_millis(100);
@@ -29,15 +31,7 @@ impl Engine {
     /// Runs a request to its answer. The request goes on when the caller goes away: what was delivered to code is
     /// finished, counted and recorded.
     pub async fn invoke(&self, request: InvokeRequest) -> Outcome {
-        let meta = Meta {
-            id: request.id,
-            version: request.version,
-            instance: None,
-            cold: false,
-            restored: false,
-            phases: Phases::default(),
-            trace: request.trace.clone(),
-        };
+        let meta = Meta::new(request.id, request.version, request.trace.clone());
         match tokio::spawn(self.clone().run(request)).await {
             Ok(outcome) => outcome,
             Err(error) => {
@@ -50,25 +44,24 @@ impl Engine {
 
     async fn run(self, request: InvokeRequest) -> Outcome {
         let mut run = Run {
-            arrived: request.arrived,
-            begun_at: SystemTime::now() - request.arrived.elapsed(),
+            began: request.began,
+            received: Instant::now(),
+            begun_at: SystemTime::now() - request.began.elapsed(),
+            trigger: request.trigger,
+            latency_aim: None,
             key: request.key.clone(),
             request_bytes: match &request.payload {
                 Payload::Event(bytes) => bytes.len() as u64,
                 Payload::Http(request) => request.body().size_hint().lower(),
             },
-            meta: Meta {
-                id: request.id,
-                // Told once it is known to exist.
-                version: None,
-                instance: None,
-                cold: false,
-                restored: false,
-                phases: Phases::default(),
-                trace: request.trace.clone(),
-            },
+            // The version is told once it is known to exist.
+            meta: Meta::new(request.id, None, request.trace.clone()),
+            failed_start: None,
             delivered: None,
+            taken: Arc::default(),
+            late: Arc::default(),
             start: None,
+            recorder: Arc::clone(self.recorder()),
             state: None,
         };
         let deployed = match self.resolve(&request.key, request.version).await {
@@ -77,6 +70,7 @@ impl Engine {
             Err(error) => return run.outcome(Err(error.for_invocation(request.id))),
         };
         run.meta.version = Some(deployed.version);
+        run.latency_aim = deployed.spec.slo.latency.map(Timeout::duration);
         run.state = Some(self.function_state(&request.key));
         let deadline = request.arrived + deployed.spec.timeout.duration();
         if Instant::now() >= deadline {
@@ -85,10 +79,15 @@ impl Engine {
                 format!("the request took longer than the timeout of {} to arrive", deployed.spec.timeout);
             return run.failed(ApiError::new(ErrorCode::RequestTimeout, message), None);
         }
-        let lease = match self.lease(&deployed, deadline).await {
+        let pool = self.pool(&deployed);
+        let lease = match self.lease(&pool, deadline).await {
             Ok(lease) => lease,
-            Err(error) => return run.failed(error, None),
+            Err(error) => {
+                run.failed_start = pool.start_begun().filter(|_| is_of_start(error.code));
+                return run.failed(error, None);
+            }
         };
+        drop(pool);
         run.given(&lease);
         let instance = Arc::clone(&lease.instance);
         let outcome = match &instance.way_in {
@@ -116,21 +115,20 @@ impl Engine {
     }
 
     /// Waits for an instance, starting some when needed.
-    async fn lease(&self, deployed: &Arc<Deployed>, deadline: Instant) -> Result<Lease, ApiError> {
+    async fn lease(&self, pool: &Arc<Pool>, deadline: Instant) -> Result<Lease, ApiError> {
         if self.0.stopping.load(Ordering::Acquire) {
             return Err(ApiError::new(ErrorCode::Unavailable, "the node is stopping"));
         }
-        let pool = self.pool(deployed);
         let granted = match pool.acquire()? {
             Place::Now(lease) => return Ok(lease),
             Place::InLine(granted) => granted,
         };
-        self.start_where_needed(&pool);
+        self.start_where_needed(pool);
         match tokio::time::timeout_at(deadline.into(), granted).await {
             Ok(Ok(lease)) => lease,
             Ok(Err(_)) => Err(ApiError::new(ErrorCode::Unavailable, "the node is stopping")),
-            Err(_) if pool.is_initializing() => Err(failure::timed_out(&deployed.spec, During::Init)),
-            Err(_) => Err(failure::queue_timed_out(&deployed.spec)),
+            Err(_) if pool.is_initializing() => Err(failure::timed_out(&pool.deployed.spec, During::Init)),
+            Err(_) => Err(failure::queue_timed_out(&pool.deployed.spec)),
         }
     }
 }
@@ -143,15 +141,28 @@ struct NewJob {
 
 /// One request while it is run: collects what its record will say.
 pub(super) struct Run {
+    recorder: Arc<Recorder>,
     /// What is kept about the function, once it is known to exist.
     state: Option<Arc<FunctionState>>,
     key: stratos_types::FunctionKey,
-    arrived: Instant,
+    /// When the request began to arrive.
+    began: Instant,
+    /// When it was there, and let in.
+    received: Instant,
     begun_at: SystemTime,
+    trigger: Trigger,
+    /// How long it should take at most.
+    latency_aim: Option<Duration>,
     pub(super) meta: Meta,
     request_bytes: u64,
     start: Option<StartTimes>,
+    /// When the start began that failed, where no instance was given for that.
+    failed_start: Option<Instant>,
+    /// When an instance was given.
     delivered: Option<Instant>,
+    /// When its runtime took the request.
+    taken: Arc<OnceLock<Instant>>,
+    late: Arc<Late>,
 }
 
 impl Run {
@@ -178,6 +189,8 @@ impl Run {
             deadline: new.deadline,
             trace: self.meta.trace.clone(),
             client_context: new.client_context,
+            taken: Arc::clone(&self.taken),
+            late: Arc::clone(&self.late),
             reply,
         };
         if jobs.send(job).is_err() {
@@ -279,16 +292,18 @@ impl Run {
     }
 
     fn answered(mut self, answer: Answer, bytes: u64, lease: Lease) -> Outcome {
-        self.meta.phases = self.phases(Instant::now());
-        let meta = self.meta.clone();
+        let now = Instant::now();
+        self.meta.phases = self.phases(now);
+        let meta = Meta { answered: Some((now, Arc::clone(&self.late))), ..self.meta.clone() };
         self.finish(bytes, None, Some(lease));
         Outcome { meta, result: Ok(answer) }
     }
 
     fn failed(mut self, error: ApiError, lease: Option<Lease>) -> Outcome {
-        self.meta.phases = self.phases(Instant::now());
+        let now = Instant::now();
+        self.meta.phases = self.phases(now);
         let error = error.for_invocation(self.meta.id);
-        let meta = self.meta.clone();
+        let meta = Meta { answered: Some((now, Arc::clone(&self.late))), ..self.meta.clone() };
         self.finish(0, Some(&error), lease);
         Outcome { meta, result: Err(error) }
     }
@@ -298,20 +313,36 @@ impl Run {
         Outcome { meta: self.meta, result }
     }
 
-    /// The phases up to `now`. A start that began before this request arrived counts from its arrival only, so the
-    /// phases always add up to the total.
+    /// The phases up to `now`: what lies between the moments of this request, each of which ends one phase and begins the
+    /// next. A start that began before this request arrived counts from there only.
     pub(super) fn phases(&self, now: Instant) -> Phases {
-        let us = |from: Instant, to: Instant| {
-            to.saturating_duration_since(from.max(self.arrived)).as_micros() as u64
+        let mut last = self.began;
+        let mut until = |moment: Instant| {
+            let moment = moment.clamp(last, now.max(last));
+            let us = micros(self.began, moment) - micros(self.began, last);
+            last = moment;
+            us
         };
-        let (sandbox_us, runtime_us, init_us) = match &self.start {
-            Some(s) => (us(s.began, s.executed), us(s.executed, s.running), us(s.running, s.ready)),
-            None => (0, 0, 0),
-        };
-        let total_us = us(self.arrived, now);
-        let handler_us = self.delivered.map_or(0, |delivered| us(delivered, now));
-        let queue_us = total_us.saturating_sub(sandbox_us + runtime_us + init_us + handler_us);
-        Phases { queue_us, sandbox_us, runtime_us, init_us, handler_us, total_us }
+        let mut phases = Phases { receive_us: until(self.received), ..Phases::default() };
+        match (&self.start, self.delivered) {
+            (_, None) => {
+                phases.queue_us = until(self.failed_start.unwrap_or(now));
+                phases.init_us = until(now);
+            }
+            (None, Some(delivered)) => phases.queue_us = until(delivered),
+            (Some(start), Some(_)) => {
+                phases.queue_us = until(start.began);
+                phases.sandbox_us = until(start.executed);
+                phases.runtime_us = until(start.running);
+                phases.init_us = until(start.ready);
+            }
+        }
+        if let Some(delivered) = self.delivered {
+            phases.dispatch_us = until(*self.taken.get().unwrap_or(&delivered));
+            phases.handler_us = until(now);
+        }
+        phases.total_us = micros(self.began, last);
+        phases
     }
 
     /// Gives the place back and writes the record, off the path of the answer.
@@ -323,6 +354,9 @@ impl Run {
             (cpu_us, memory_peak_kb) = lease.instance.usage();
             drop(lease);
         }
+        let phases = self.meta.phases;
+        let served = Duration::from_micros(phases.total_us.saturating_sub(phases.receive_us));
+        let restored = self.start.filter(|start| start.restored);
         let record = InvocationRecord {
             id: self.meta.id.to_string(),
             function: self.key.name.to_string(),
@@ -331,7 +365,7 @@ impl Run {
             started_at: crate::clock::rfc3339(self.begun_at),
             cold: self.meta.cold,
             restored: self.meta.restored,
-            phases: self.meta.phases,
+            phases,
             request_bytes: self.request_bytes,
             response_bytes,
             memory_peak_kb,
@@ -339,12 +373,42 @@ impl Run {
             outcome: error.map_or("ok", |e| e.code.as_str()).to_owned(),
             blame: error.map(|e| e.blame),
             trace_id: self.meta.trace.trace_id(),
+            span_id: self.meta.trace.span_id(),
+            trigger: self.trigger.as_str().to_owned(),
+            slo_breached: self.latency_aim.is_some_and(|aim| served > aim),
+            pre_hook_us: restored.map(|start| micros(start.executed, start.ready)),
+            post_hook_us: None,
         };
         let Some(state) = self.state else { return };
         let instance = record.instance.clone().unwrap_or_else(|| "-".into());
         platform_line(&state.log, &instance, Some(self.meta.id), report(&record, error));
-        lock(&state.records).add(record);
+        lock(&state.records).add(&record);
+        let said = error.map(|error| error.message.as_str());
+        let ended = Ended::new(record, self.meta.trace.parent_span_id(), said, self.late);
+        self.recorder.ended(ended, self.meta.trace.is_sampled_above());
     }
+}
+
+/// Whether an error is told of a start that failed, rather than of waiting for one.
+fn is_of_start(code: ErrorCode) -> bool {
+    use ErrorCode::{
+        EnvironmentTooLarge, FunctionCrashed, FunctionInitFailed, FunctionOutOfMemory, FunctionTimeout,
+        Internal, SecretMissing,
+    };
+    matches!(
+        code,
+        FunctionInitFailed
+            | FunctionCrashed
+            | FunctionOutOfMemory
+            | FunctionTimeout
+            | SecretMissing
+            | EnvironmentTooLarge
+            | Internal
+    )
+}
+
+fn micros(from: Instant, to: Instant) -> u64 {
+    to.saturating_duration_since(from).as_micros() as u64
 }
 
 /// The line of the log that ends an invocation.
@@ -358,9 +422,8 @@ fn report(record: &InvocationRecord, error: Option<&ApiError>) -> String {
         ms(p.total_us),
         ms(p.handler_us)
     );
-    let more =
-        [("queue", p.queue_us), ("sandbox", p.sandbox_us), ("runtime", p.runtime_us), ("init", p.init_us)];
-    for (name, us) in more.into_iter().filter(|(_, us)| *us > 0) {
+    let others = |(name, us): &(&str, u64)| *us > 0 && *name != "handler";
+    for (name, us) in p.named().into_iter().filter(others) {
         line += &format!(" {name}={:.2}ms", ms(us));
     }
     if let Some(kb) = record.memory_peak_kb {
@@ -448,5 +511,6 @@ fn http_request(
     set("traceparent", &trace.traceparent());
     set("tracestate", trace.tracestate().unwrap_or("\n"));
     set(stratos_api::header::INVOCATION, &id.to_string());
+    set("x-amzn-trace-id", &trace.xray());
     (request, whole)
 }

@@ -39,6 +39,7 @@ use http::HeaderValue;
 use stratos_api::{ApiError, ErrorCode, Health, InstanceInfo, InvocationRecord, MissingFeature, Phases};
 use stratos_sandbox::Sandbox;
 use stratos_store::{AsyncRequest, Store};
+use stratos_telemetry::Late;
 use stratos_types::{
     FunctionKey, FunctionSpec, InstanceId, InvocationId, NodeEnvironment, SecretName, TenantId, TraceContext,
     Version,
@@ -57,6 +58,7 @@ use crate::body::BoxBody;
 use crate::keys::TrustedKeys;
 use crate::layers::Layers;
 use crate::machine::Running;
+use crate::telemetry::Recorder;
 use crate::warm::{Source, Starts};
 
 /// How often the current version is looked up while others are deployed.
@@ -93,6 +95,8 @@ pub struct EngineConfig {
     pub environment: NodeEnvironment,
     /// Who is told of the images of cold starts.
     pub starts: Option<Starts>,
+    /// Who is told of invocations that have ended.
+    pub recorder: Arc<Recorder>,
 }
 
 /// How requests reach a function.
@@ -116,10 +120,33 @@ pub struct InvokeRequest {
     pub payload: Payload,
     /// This invocation's own span.
     pub trace: TraceContext,
-    /// When the node received it: the deadline counts from here.
+    /// How it came.
+    pub trigger: Trigger,
+    /// When it began to arrive: its time counts from here.
+    pub began: Instant,
+    /// When the node was to answer it: the deadline counts from here.
     pub arrived: Instant,
     /// The Lambda client context, JSON.
     pub client_context: Option<String>,
+}
+
+/// How a request came, by OpenTelemetry's names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trigger {
+    /// Over HTTP, and somebody waits for the answer.
+    Http,
+    /// From the queue.
+    Pubsub,
+}
+
+impl Trigger {
+    /// The name.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Pubsub => "pubsub",
+        }
+    }
 }
 
 /// What a function is given.
@@ -155,6 +182,15 @@ pub struct Meta {
     pub phases: Phases,
     /// Its span.
     pub trace: TraceContext,
+    /// When an answer was there that is written as a whole, and who is told when it was.
+    pub answered: Option<(Instant, Arc<Late>)>,
+}
+
+impl Meta {
+    fn new(id: InvocationId, version: Option<Version>, trace: TraceContext) -> Self {
+        let phases = Phases::default();
+        Self { id, version, instance: None, cold: false, restored: false, phases, trace, answered: None }
+    }
 }
 
 /// A function's answer.
@@ -364,6 +400,7 @@ impl Engine {
     pub fn function_removed(&self, key: &FunctionKey) {
         self.function_changed(key);
         self.0.checkpoints.forget(key);
+        self.0.config.recorder.forget(key.name.as_str());
         if let Some(state) = lock(&self.0.functions).remove(key) {
             state.log.delete();
         }
@@ -396,8 +433,12 @@ impl Engine {
 
     /// The last invocations, newest first.
     pub fn records(&self, key: &FunctionKey, limit: usize) -> Vec<InvocationRecord> {
-        let functions = lock(&self.0.functions);
-        functions.get(key).map(|state| lock(&state.records).newest(limit)).unwrap_or_default()
+        self.0.config.recorder.recent(key.name.as_str(), limit)
+    }
+
+    /// What is kept about invocations.
+    pub fn recorder(&self) -> &Arc<Recorder> {
+        &self.0.config.recorder
     }
 
     /// What of a function's specification this node cannot do, and why.

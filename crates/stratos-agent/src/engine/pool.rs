@@ -31,6 +31,8 @@ struct State {
     starting: u32,
     /// Of these, those under way.
     initializing: u32,
+    /// When the newest one began.
+    begun: Option<Instant>,
     waiting: VecDeque<Waiter>,
     retired: bool,
 }
@@ -137,7 +139,14 @@ impl Pool {
 
     /// A reserved start begins.
     pub(super) fn start_begins(&self) {
-        lock(&self.state).initializing += 1;
+        let mut state = lock(&self.state);
+        state.initializing += 1;
+        state.begun = Some(Instant::now());
+    }
+
+    /// When the newest start began.
+    pub(super) fn start_begun(&self) -> Option<Instant> {
+        lock(&self.state).begun
     }
 
     /// Gives back a reserved start that cannot be made now, for want of memory on the node.

@@ -1,36 +1,22 @@
-//! The last invocations of a function, and their numbers.
-
-use std::collections::VecDeque;
+//! A function's numbers since the agent started.
 
 use stratos_api::InvocationRecord;
 
 use super::FunctionStats;
 
-/// Invocations remembered for each function.
-const KEPT: usize = 100;
-
-/// The last invocations of a function, and their numbers since the agent started.
+/// How many invocations ended, and how.
 #[derive(Default)]
 pub(super) struct Records {
-    last: VecDeque<InvocationRecord>,
     invocations: u64,
     errors: u64,
     cold_starts: u64,
 }
 
 impl Records {
-    pub(super) fn add(&mut self, record: InvocationRecord) {
+    pub(super) fn add(&mut self, record: &InvocationRecord) {
         self.invocations += 1;
         self.errors += u64::from(record.outcome != "ok");
         self.cold_starts += u64::from(record.cold);
-        if self.last.len() == KEPT {
-            self.last.pop_back();
-        }
-        self.last.push_front(record);
-    }
-
-    pub(super) fn newest(&self, limit: usize) -> Vec<InvocationRecord> {
-        self.last.iter().take(limit).cloned().collect()
     }
 
     pub(super) fn stats(&self) -> FunctionStats {

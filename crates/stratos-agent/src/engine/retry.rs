@@ -12,7 +12,7 @@ use stratos_api::{ApiError, ErrorCode};
 use stratos_store::AsyncRecord;
 use stratos_types::{InvocationId, TraceContext};
 
-use super::{Answer, Engine, InvokeRequest, Outcome, Payload, lock};
+use super::{Answer, Engine, InvokeRequest, Outcome, Payload, Trigger, lock};
 use crate::clock::now_ms;
 
 /// Attempts before an invocation is given up; AWS Lambda makes as many by default.
@@ -138,6 +138,8 @@ impl Engine {
                 id,
                 payload: Payload::Event(Bytes::from(payload)),
                 trace: trace.map_or_else(TraceContext::root, |t| t.child()),
+                trigger: Trigger::Pubsub,
+                began: Instant::now(),
                 arrived: Instant::now(),
                 client_context: request.client_context,
             })

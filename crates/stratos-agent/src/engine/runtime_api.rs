@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
@@ -16,6 +16,7 @@ use hyper::body::{Body as _, Incoming};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use stratos_api::{ApiError, ErrorCode};
+use stratos_telemetry::Late;
 use stratos_types::{InvocationId, TraceContext};
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
@@ -52,7 +53,17 @@ pub(super) struct Job {
     pub(super) deadline: Instant,
     pub(super) trace: TraceContext,
     pub(super) client_context: Option<String>,
+    /// When the runtime took it.
+    pub(super) taken: Arc<OnceLock<Instant>>,
+    /// Told how long the runtime goes on after its answer.
+    pub(super) late: Arc<Late>,
     pub(super) reply: oneshot::Sender<Reply>,
+}
+
+/// A request that the instance holds.
+struct Held {
+    reply: oneshot::Sender<Reply>,
+    late: Arc<Late>,
 }
 
 /// What a handler made of it.
@@ -104,7 +115,9 @@ pub(super) enum StartedAs {
 /// The state behind one instance's Runtime API.
 pub(super) struct RuntimeApi {
     jobs: tokio::sync::Mutex<mpsc::UnboundedReceiver<Job>>,
-    in_flight: Mutex<HashMap<InvocationId, oneshot::Sender<Reply>>>,
+    in_flight: Mutex<HashMap<InvocationId, Held>>,
+    /// The last answer, while the runtime has not asked for more.
+    answered: Mutex<Option<(Instant, Arc<Late>)>>,
     init: watch::Sender<InitState>,
     started_as: StartedAs,
     arn: HeaderValue,
@@ -120,7 +133,8 @@ impl RuntimeApi {
         let (init, ready) = watch::channel(InitState::Running);
         let arn = HeaderValue::from_str(arn).expect("a function's ARN is made of names");
         let jobs = tokio::sync::Mutex::new(jobs);
-        let api = Self { jobs, in_flight: Mutex::default(), init, started_as, arn };
+        let (in_flight, answered) = (Mutex::default(), Mutex::default());
+        let api = Self { jobs, in_flight, answered, init, started_as, arn };
         (Arc::new(api), sender, ready)
     }
 
@@ -173,9 +187,9 @@ impl RuntimeApi {
 
     /// Tells all whose requests the instance holds that it died.
     pub(super) fn fail_all(&self, error: &ApiError) {
-        for (_, reply) in lock(&self.in_flight).drain() {
+        for (_, held) in lock(&self.in_flight).drain() {
             // Whoever gave up waiting needs no answer.
-            drop(reply.send(Reply::Failed(error.clone())));
+            drop(held.reply.send(Reply::Failed(error.clone())));
         }
     }
 
@@ -204,6 +218,9 @@ impl RuntimeApi {
             }
             first
         });
+        if let Some((at, late)) = lock(&self.answered).take() {
+            late.posted(at.elapsed().as_micros() as u64);
+        }
         let job = self.jobs.lock().await.recv().await;
         let Some(job) = job else {
             return refusal(StatusCode::GONE, "Shutdown", "the instance is being ended");
@@ -231,18 +248,22 @@ impl RuntimeApi {
         }
         set("content-type", "application/json");
         headers.insert("lambda-runtime-invoked-function-arn", self.arn.clone());
-        lock(&self.in_flight).insert(job.id, job.reply);
+        job.taken.get_or_init(Instant::now);
+        lock(&self.in_flight).insert(job.id, Held { reply: job.reply, late: job.late });
         response
     }
 
     async fn response(&self, id: &str, headers: &HeaderMap, body: Incoming) -> Response<Full<Bytes>> {
-        let Some(reply) = self.take(id) else { return unknown_request() };
+        let Some(Held { reply, late }) = self.take(id) else { return unknown_request() };
         let mode = headers.get("lambda-runtime-function-response-mode");
         if mode.is_some_and(|m| m.as_bytes().eq_ignore_ascii_case(b"streaming")) {
-            return self.stream(reply, headers, body).await;
+            let response = self.stream(reply, headers, body).await;
+            self.answered(late);
+            return response;
         }
         match read_answer(body).await {
             Ok(Some(answer)) => {
+                self.answered(late);
                 // The caller gave up when the receiver is gone; the function did its part.
                 drop(reply.send(Reply::Event(answer)));
                 accepted()
@@ -289,8 +310,9 @@ impl RuntimeApi {
     }
 
     async fn error(&self, id: &str, headers: &HeaderMap, body: Incoming) -> Response<Full<Bytes>> {
-        let Some(reply) = self.take(id) else { return unknown_request() };
+        let Some(Held { reply, late }) = self.take(id) else { return unknown_request() };
         let detail = error_detail(headers, body).await;
+        self.answered(late);
         drop(reply.send(Reply::Failed(failure::reported(ErrorCode::FunctionError, detail))));
         accepted()
     }
@@ -340,7 +362,13 @@ impl RuntimeApi {
         accepted()
     }
 
-    fn take(&self, id: &str) -> Option<oneshot::Sender<Reply>> {
+    /// The runtime has given an answer. While it works on others nobody can tell what it goes on with.
+    fn answered(&self, late: Arc<Late>) {
+        let alone = lock(&self.in_flight).is_empty();
+        *lock(&self.answered) = alone.then(|| (Instant::now(), late));
+    }
+
+    fn take(&self, id: &str) -> Option<Held> {
         lock(&self.in_flight).remove(&id.parse().ok()?)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use stratos_api::{ApiError, ErrorCode};
 use stratos_sandbox::StartError;
@@ -12,7 +12,7 @@ use stratos_types::CheckpointMode;
 use super::deployed::Deployed;
 use super::failure::EndReason;
 use super::held::Origin;
-use super::instance::{Instance, NotReady, StartTimes};
+use super::instance::{Beginning, Instance, NotReady, StartTimes};
 use super::invoke::platform_line;
 use super::pool::Pool;
 use super::{Engine, FunctionLog, lock};
@@ -105,6 +105,7 @@ impl Engine {
         deployed: &Arc<Deployed>,
         log: &Arc<FunctionLog>,
     ) -> Result<(Arc<Instance>, StartTimes), ApiError> {
+        let began = Instant::now();
         // Before an instance is taken that could not be released.
         let given = self.given(deployed).await?;
         let origin = self.origin(deployed).await?;
@@ -112,8 +113,9 @@ impl Engine {
         let checkpoint = origin.as_ref().and_then(|_| self.checkpoint_now(deployed));
         let start = |origin: Option<Origin>| {
             let (sandbox, of, log) = (Arc::clone(&self.0.sandbox), Arc::clone(deployed), Arc::clone(log));
-            let (given, limit) = (Arc::clone(&given), self.0.config.hook_limit);
-            Instance::start(sandbox, of, log, origin, given, limit, |error: &StartError| {
+            let (given, hook_limit) = (Arc::clone(&given), self.0.config.hook_limit);
+            let beginning = Beginning { origin, given, hook_limit, began };
+            Instance::start(sandbox, of, log, beginning, |error: &StartError| {
                 if let Some(checkpoint) = &checkpoint {
                     self.restore_failed(deployed, checkpoint, error);
                 }

@@ -78,7 +78,7 @@ pub(super) async fn invoke(
     Path(name): Path<String>,
     request: Request,
 ) -> Response {
-    let call = Call::new();
+    let call = Call::new(request.extensions());
     let mut response = match run(api, call, name, request).await {
         Ok(response) => response,
         Err(error) => error.into_response(),
@@ -100,7 +100,7 @@ async fn run(api: Arc<Api>, call: Call, name: String, request: Request) -> Resul
     let version = asked.name.version;
     let (kind, payload) = receive(&api.engine, &key, body).await.map_err(exception)?;
     let payload = checked(kind, payload).map_err(exception)?;
-    let trace = span(&parts.headers);
+    let trace = span(&api.engine, &parts.headers, &payload);
     match asked.kind {
         InvocationType::DryRun => Ok(StatusCode::NO_CONTENT.into_response()),
         InvocationType::Event => {

@@ -19,9 +19,10 @@ use super::Api;
 use super::auth::{PAYLOAD_TIME, Peer, unauthorized};
 use super::errors::{Failure, Result, respond};
 use super::extract::{Origin, unknown_function};
-use super::headers::{TRACEPARENT, TRACESTATE, remove_hop_by_hop, span};
+use super::headers::{remove_hop_by_hop, span};
 use super::invoke::{Call, ok, with_meta};
 use super::prelude::{self, PreludeParser};
+use super::trace_context::{TRACEPARENT, TRACESTATE, XRAY};
 use super::url_answer::{self, BadAnswer, Head};
 use super::url_event::{self, UrlRequest};
 use crate::body::{self, BoxBody, MAX_PAYLOAD};
@@ -31,7 +32,6 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const XRAY: HeaderName = HeaderName::from_static("x-amzn-trace-id");
 
 /// Calls a function by its URL.
 #[utoipa::path(method(get, post, put, patch, delete, head, options), path = "/f/{name}/{path}", tag = "invocations",
@@ -48,7 +48,7 @@ const XRAY: HeaderName = HeaderName::from_static("x-amzn-trace-id");
               (status = 502, description = "The function failed: see `code`", body = ApiError),
               (status = 504, description = "It did not answer in time", body = ApiError)))]
 pub(super) async fn call(State(api): State<Arc<Api>>, origin: Origin, request: Request) -> Result<Response> {
-    let call = Call::new();
+    let call = Call::new(request.extensions());
     let (parts, body) = request.into_parts();
     let (name, path) = split(parts.uri.path());
     let (key, kind) = match admit(&api, origin, name, &parts.headers).await {
@@ -59,12 +59,17 @@ pub(super) async fn call(State(api): State<Arc<Api>>, origin: Origin, request: R
         }
     };
     let path = path.to_owned();
-    let trace = span(&parts.headers);
-    let payload = match kind {
-        EntryKind::Http => Payload::Http(Box::new(proxied(parts, &path, body, origin.peer)?)),
+    let (payload, trace) = match kind {
+        EntryKind::Http => {
+            // The body is on its way still: no event of structured mode is looked into.
+            let trace = span(&api.engine, &parts.headers, b"");
+            (Payload::Http(Box::new(proxied(parts, &path, body, origin.peer)?)), trace)
+        }
         EntryKind::Handler => {
             let body = body::read(body, MAX_PAYLOAD, PAYLOAD_TIME).await?;
-            Payload::Event(event(&key.name, call, parts, &path, &body, origin.peer, &trace).into())
+            let trace = span(&api.engine, &parts.headers, &body);
+            let event = event(&key.name, call, parts, &path, &body, origin.peer, &trace);
+            (Payload::Event(event.into()), trace)
         }
     };
     let outcome = api.engine.invoke(call.request(key, None, payload, trace, None)).await;

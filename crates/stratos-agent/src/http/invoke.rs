@@ -21,9 +21,10 @@ use super::auth::PAYLOAD_TIME;
 use super::errors::{Failure, Result, respond};
 use super::extract::{Function, Params};
 use super::headers::{add_meta, span};
+use super::timed::{Answered, Began};
 use crate::body::{self, MAX_PAYLOAD};
 use crate::clock::now_ms;
-use crate::engine::{Answer, Engine, EntryKind, InvokeRequest, Meta, Outcome, Payload};
+use crate::engine::{Answer, Engine, EntryKind, InvokeRequest, Meta, Outcome, Payload, Trigger};
 
 /// How a caller waits.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
@@ -63,10 +64,10 @@ pub(super) async fn invoke(
     Params(params): Params<InvokeParams>,
     request: Request,
 ) -> Result<Response> {
-    let call = Call::new();
+    let call = Call::new(request.extensions());
     let (parts, body) = request.into_parts();
     let (kind, payload) = receive(&api.engine, &key, body).await?;
-    let trace = span(&parts.headers);
+    let trace = span(&api.engine, &parts.headers, &payload);
     if params.mode == Mode::Async {
         let event = checked(kind, payload)?;
         let request = call.stored(key, params.version, event, &trace, None);
@@ -85,12 +86,16 @@ pub(super) async fn invoke(
 #[derive(Clone, Copy)]
 pub(super) struct Call {
     pub(super) id: InvocationId,
+    began: Instant,
     arrived: Instant,
 }
 
 impl Call {
-    pub(super) fn new() -> Self {
-        Self { id: InvocationId::random(), arrived: Instant::now() }
+    /// The invocation that a request asks for; its extensions tell when it began to arrive.
+    pub(super) fn new(extensions: &http::Extensions) -> Self {
+        let arrived = Instant::now();
+        let began = extensions.get().map_or(arrived, |Began(at)| *at);
+        Self { id: InvocationId::random(), began, arrived }
     }
 
     pub(super) fn request(
@@ -101,8 +106,9 @@ impl Call {
         trace: TraceContext,
         client_context: Option<String>,
     ) -> InvokeRequest {
-        let Self { id, arrived } = self;
-        InvokeRequest { key, version, id, payload, trace, arrived, client_context }
+        let Self { id, began, arrived } = self;
+        let trigger = Trigger::Http;
+        InvokeRequest { key, version, id, payload, trace, trigger, began, arrived, client_context }
     }
 
     pub(super) fn stored(
@@ -196,6 +202,9 @@ pub(super) fn ok(content_type: HeaderValue, body: Body) -> Response {
 
 pub(super) fn with_meta(mut response: Response, meta: &Meta) -> Response {
     add_meta(response.headers_mut(), meta);
+    if let Some((at, late)) = &meta.answered {
+        response.extensions_mut().insert(Answered(*at, Arc::clone(late)));
+    }
     response
 }
 

@@ -29,7 +29,10 @@ mod secrets;
 mod self_signed;
 mod serve;
 pub mod sigv4;
+mod telemetry;
+mod timed;
 mod token;
+pub mod trace_context;
 pub mod url_answer;
 pub mod url_event;
 

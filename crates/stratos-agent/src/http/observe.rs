@@ -13,7 +13,7 @@ use stratos_types::{FunctionKey, InvocationId};
 
 use super::Api;
 use super::errors::{Failure, Result};
-use super::extract::{Function, Invocation, Origin, Params, blocking};
+use super::extract::{Function, Invocation, Origin, Params, blocking, run_blocking};
 use crate::clock::rfc3339_ms;
 
 /// How the node is. Without a token only that it is, and its version.
@@ -33,7 +33,12 @@ pub(super) async fn health(State(api): State<Arc<Api>>, origin: Origin) -> Respo
 pub(super) struct RecordParams {
     #[serde(default = "default_limit")]
     limit: usize,
+    #[serde(default)]
+    errors: bool,
 }
+
+/// Most failed invocations in one answer: each is read from a file.
+const MOST_ERRORS: usize = 1000;
 
 fn default_limit() -> usize {
     20
@@ -42,7 +47,8 @@ fn default_limit() -> usize {
 /// The last invocations of a function.
 #[utoipa::path(get, path = "/v1/functions/{name}/invocations", tag = "invocations",
     params(("name" = String, Path, description = "Function"),
-           ("limit" = Option<u64>, Query, description = "Most records; the node remembers 100 [default: 20]")),
+           ("limit" = Option<u64>, Query, description = "Most records; the node remembers 100 [default: 20]"),
+           ("errors" = Option<bool>, Query, description = "Those that failed alone, which are remembered longer")),
     responses((status = 200, description = "Newest first", body = Vec<InvocationRecord>),
               (status = 404, description = "No such function", body = ApiError)))]
 pub(super) async fn invocations(
@@ -51,7 +57,12 @@ pub(super) async fn invocations(
     Params(params): Params<RecordParams>,
 ) -> Result<Json<Vec<InvocationRecord>>> {
     api.engine.kind(&key).await?;
-    Ok(Json(api.engine.records(&key, params.limit)))
+    if !params.errors {
+        return Ok(Json(api.engine.records(&key, params.limit)));
+    }
+    let recorder = Arc::clone(api.engine.recorder());
+    let limit = params.limit.min(MOST_ERRORS);
+    run_blocking(move || recorder.errors(key.name.as_str(), limit)).await.map(Json)
 }
 
 /// State of one asynchronous invocation.

@@ -6,7 +6,9 @@ use stratos_api::DeployEvent;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
-use super::{aws, build, control, deploy, function_url, invoke, keys, logs, node, observe, secrets};
+use super::{
+    aws, build, control, deploy, function_url, invoke, keys, logs, node, observe, secrets, telemetry,
+};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -31,6 +33,9 @@ use super::{aws, build, control, deploy, function_url, invoke, keys, logs, node,
         observe::requeue,
         observe::forget,
         observe::invocation,
+        telemetry::trace,
+        telemetry::functions,
+        telemetry::metrics,
         secrets::list,
         secrets::set,
         secrets::remove,

@@ -9,7 +9,7 @@ use stratos_api::path;
 
 use super::{
     Api, aws, build, control, deploy, errors, function_url, invoke, keys, logs, node, observe, openapi,
-    secrets,
+    secrets, telemetry,
 };
 
 /// One entry: method (`None`: any), path, handler.
@@ -46,6 +46,9 @@ pub(super) fn table() -> Vec<Route> {
         Route { method: POST,   path: path::DEAD_LETTER,  handler: post(observe::requeue) },
         Route { method: DELETE, path: path::DEAD_LETTER,  handler: delete(observe::forget) },
         Route { method: GET,    path: path::INVOCATION,   handler: get(observe::invocation) },
+        Route { method: GET,    path: path::INVOCATION_TRACE, handler: get(telemetry::trace) },
+        Route { method: GET,    path: path::TELEMETRY_FUNCTIONS, handler: get(telemetry::functions) },
+        Route { method: GET,    path: path::METRICS,      handler: get(telemetry::metrics) },
         Route { method: GET,    path: path::SECRETS,      handler: get(secrets::list) },
         Route { method: PUT,    path: path::SECRET,       handler: put(secrets::set) },
         Route { method: DELETE, path: path::SECRET,       handler: delete(secrets::remove) },

@@ -25,6 +25,7 @@ use tower_service::Service as _;
 
 use super::auth::{self, Peer};
 use super::listeners::{Listeners, unlink};
+use super::timed::{Answered, Timed, Times};
 use super::token::Token;
 
 /// Largest request head in bytes, and size of a connection's read buffer.
@@ -138,7 +139,10 @@ impl Shared {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let service = service_fn(|request: Request<Incoming>| self.answer(peer, request.map(Body::new)));
+        let times = Times::new();
+        let service =
+            service_fn(|request: Request<Incoming>| self.answer(peer, &times, request.map(Body::new)));
+        let stream = Timed::new(stream, Arc::clone(&times));
         let connection = self.builder.serve_connection(TokioIo::new(stream), service);
         let mut connection = std::pin::pin!(connection);
         let mut stop = self.stop.clone();
@@ -154,11 +158,21 @@ impl Shared {
         }
     }
 
-    async fn answer(&self, peer: Peer, request: Request<Body>) -> Result<Response, Infallible> {
-        match auth::admit(self.token.as_ref(), peer, request).await {
-            Ok(request) => self.router.clone().call(request).await,
-            Err(refusal) => Ok(refusal),
+    async fn answer(
+        &self,
+        peer: Peer,
+        times: &Times,
+        mut request: Request<Body>,
+    ) -> Result<Response, Infallible> {
+        request.extensions_mut().insert(times.began());
+        let mut response = match auth::admit(self.token.as_ref(), peer, request).await {
+            Ok(request) => self.router.clone().call(request).await?,
+            Err(refusal) => refusal,
+        };
+        if let Some(answered) = response.extensions_mut().remove::<Answered>() {
+            times.writes(answered);
         }
+        Ok(response)
     }
 }
 

@@ -110,6 +110,11 @@ impl Machine {
     }
 }
 
+/// What the machine calls itself.
+pub fn hostname() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
 /// Processors of the machine that are switched on; 1 where the kernel does not tell.
 pub fn cpus() -> u32 {
     let online = std::fs::read_to_string("/sys/devices/system/cpu/online");

@@ -117,7 +117,7 @@ fn checkpoint(info: &CheckpointInfo) -> String {
 }
 
 /// Invocations with their phases in milliseconds.
-fn invocations(records: &[InvocationRecord]) -> Table {
+pub(super) fn invocations(records: &[InvocationRecord]) -> Table {
     let headings = [
         "INVOCATION",
         "STARTED",

@@ -7,6 +7,7 @@ mod dev;
 mod functions;
 mod health;
 mod image;
+mod invocations;
 mod invoke;
 mod kernel;
 mod key;
@@ -23,6 +24,7 @@ mod node_tree;
 mod secret;
 mod secret_value;
 mod signals;
+mod top;
 mod watch;
 
 use clap::CommandFactory;
@@ -52,6 +54,8 @@ pub(crate) async fn run(cli: Cli) -> Result<()> {
         Command::Rollback(args) => functions::rollback(&args, &node()?, output).await,
         Command::Rm(args) => functions::remove(&args, &node()?, output).await,
         Command::Logs(args) => logs::run(&args, &node()?, output).await,
+        Command::Top(args) => top::run(&args, &node()?, output).await,
+        Command::Invocations(args) => invocations::run(&args, &node()?, output).await,
         Command::DeadLetters(args) => dead_letters::run(&args, &node()?, output).await,
         Command::Secret(command) => secret::run(command, &node()?, output).await,
         Command::Dev(args) => dev::run(&args, &cli.node, output).await,
