@@ -6,7 +6,7 @@ use stratos_api::DeployEvent;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
-use super::{aws, build, control, deploy, function_url, invoke, keys, logs, node, observe, secrets};
+use super::{aws, build, control, deploy, function_url, invoke, keys, logs, node, observe, secrets, ui};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -48,6 +48,8 @@ use super::{aws, build, control, deploy, function_url, invoke, keys, logs, node,
         keys::enroll,
         keys::remove,
         aws::invoke,
+        ui::page,
+        ui::file,
         function_url::call,
     ),
     components(schemas(DeployEvent, stratos_api::BuildEvent, stratos_api::Liveness)),
