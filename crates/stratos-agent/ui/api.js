@@ -39,12 +39,13 @@ export class Problem extends Error {
   }
 }
 
-async function fetched(path, signal) {
+async function fetched(path, signal, method = 'GET', timeout = TIMEOUT_MS) {
   const headers = token === null ? {} : { authorization: `Bearer ${token}` };
-  const limit = AbortSignal.timeout(TIMEOUT_MS);
+  const limit = AbortSignal.timeout(timeout);
   let response;
   try {
     response = await fetch(path, {
+      method,
       headers,
       signal: signal ? AbortSignal.any([signal, limit]) : limit,
       cache: 'no-store',
@@ -54,7 +55,7 @@ async function fetched(path, signal) {
     });
   } catch (error) {
     if (signal?.aborted) throw error;
-    const why = error.name === 'TimeoutError' ? `no answer within ${TIMEOUT_MS / 1000} s` : 'no connection';
+    const why = error.name === 'TimeoutError' ? `no answer within ${timeout / 1000} s` : 'no connection';
     throw new Problem(0, `The node does not answer: ${why}.`, 'It is asked again every 2 seconds. Is it running, and is this the address?');
   }
   if (response.ok) return response;
@@ -95,6 +96,16 @@ let paths = null;
 export async function has(template, signal) {
   paths ??= Object.keys((await get('/v1/openapi.json', signal)).paths ?? {});
   return paths.includes(template);
+}
+
+/** Asks the node to do something; its answer, if it is one. */
+export async function post(path, timeout) {
+  const text = await (await fetched(path, undefined, 'POST', timeout)).text();
+  try {
+    return JSON.parse(text);
+  } catch {
+    return null;
+  }
 }
 
 /** The documents at a path that answers with one a line. */

@@ -55,6 +55,7 @@ function live(text, cls) {
 function ask(why) {
   const dialog = at('ask');
   live('waits for the token', 'off');
+  main.dataset.waiting = '';
   setText(at('ask-problem'), why);
   if (!dialog.open) dialog.showModal();
   at('token').focus();
@@ -71,6 +72,7 @@ async function refresh() {
     await shown.refresh(mine.signal);
     if (mine.signal.aborted) return;
     show(null);
+    delete main.dataset.waiting;
     live(`live, ${clock(Date.now(), true)}`, 'on');
   } catch (problem) {
     if (mine.signal.aborted) return;
@@ -103,6 +105,7 @@ function route() {
   view = new View(...match.slice(1).filter((part) => part !== undefined));
   const heading = el('h1', { tabindex: '-1' }, view.title);
   main.replaceChildren(el('div', { class: 'view-head' }, heading, ...(view.tools ?? [])), view.element);
+  main.dataset.waiting = '';
   document.title = `${view.title} · StratOS`;
   for (const link of at('nav').querySelectorAll('a')) {
     if (location.hash.startsWith(link.getAttribute('href')) || link.getAttribute('href') === view.parent) {

@@ -38,6 +38,15 @@ export function count(value) {
   return value === null || value === undefined ? NONE : value.toLocaleString('en');
 }
 
+/** A figure of the API by its name, which ends with its unit: `connect_us`, `rx_bytes`. The name in words, and it. */
+export function figure(name, value) {
+  const units = [[/_us$/, time], [/_ms$/, (ms) => time(ms * 1000)], [/_kb$/, sizeKb], [/_bytes$/, size]];
+  const unit = typeof value === 'number' ? units.find(([ending]) => ending.test(name)) : undefined;
+  const words = (unit ? name.replace(unit[0], '') : name).replaceAll('_', ' ');
+  const text = unit ? unit[1](value) : typeof value === 'number' ? count(value) : String(value);
+  return [words[0].toUpperCase() + words.slice(1), text];
+}
+
 /** A share from 0 to 1. */
 export function percent(share) {
   if (share === null || share === undefined || Number.isNaN(share)) return NONE;

@@ -2,7 +2,7 @@
 
 import { getIfThere, has, lines, path, Problem } from './api.js';
 import { el, empty, Facts, section, setText } from './dom.js';
-import { count, moment, size, sizeKb, time } from './format.js';
+import { count, figure, moment, size, sizeKb, time } from './format.js';
 import { Table } from './table.js';
 import { phaseClass, phasesOf, Waterfall } from './waterfall.js';
 
@@ -94,9 +94,10 @@ export class InvocationView {
     const known = new Set(['id', 'function', 'version', 'instance', 'started_at', 'cold', 'restored', 'phases', 'request_bytes',
       'response_bytes', 'memory_peak_kb', 'cpu_us', 'outcome', 'blame', 'trace_id']);
     const blames = { client: 'the caller', function: 'the function', platform: 'the node' };
-    // What a newer node tells besides is shown as it is.
+    // What else is told, such as what the kernel counted, is shown by its name.
     const more = Object.entries(record).filter(([name, value]) => !known.has(name) && value !== null)
-      .map(([name, value]) => [name.replaceAll('_', ' '), typeof value === 'object' ? JSON.stringify(value) : String(value)]);
+      .flatMap(([name, value]) => (typeof value === 'object' && !Array.isArray(value) ? Object.entries(value) : [[name, value]]))
+      .map(([name, value]) => figure(name, typeof value === 'object' ? JSON.stringify(value) : value));
     return [
       ['Outcome', record.outcome],
       ['To blame', record.blame ? blames[record.blame] ?? record.blame : null],

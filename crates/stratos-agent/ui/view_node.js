@@ -1,6 +1,6 @@
 // The machine: what it has and uses, how it booted, what is missing on it.
 
-import { get } from './api.js';
+import { get, has } from './api.js';
 import { LineChart, sparkline } from './chart.js';
 import { el, empty, Facts, marked, section, setAttribute, setText } from './dom.js';
 import { age, count, moment, NONE, percent, sizeKb, time } from './format.js';
@@ -10,6 +10,8 @@ import { Waterfall } from './waterfall.js';
 /** How long the lines reach back, in ms, and how many points that is at most. */
 const SPAN_MS = 300_000;
 const MOST = 200;
+/** How many looks at the node pass between two at its tracing. */
+const LOOKS = 15;
 
 /** What was asked since the page was opened; it stays when another view is shown meanwhile. */
 const history = [];
@@ -37,6 +39,8 @@ class Tile {
 
 export class NodeView {
   title = 'Node';
+
+  looks = 0;
 
   constructor() {
     this.tiles = Object.fromEntries(Object.entries({
@@ -97,6 +101,19 @@ export class NodeView {
       key: (row) => `${row.name} ${row.version}`,
       none: 'This node has no runtime layer: build them with `stratos layer build`.',
     });
+    this.groups = new Table({
+      caption: 'What the kernel tells of functions',
+      columns: [
+        { label: 'Group', text: (row) => row.name },
+        { label: 'State', text: (row) => row.state.replaceAll('_', ' '), cls: (row) => (row.state === 'refused' ? 'warn' : 'good') },
+        { label: 'Programs', text: (row) => row.reason ?? row.programs.join(', '), cls: () => 'detail' },
+      ],
+      key: (row) => row.name,
+      none: 'This node observes nothing in the kernel.',
+    });
+    this.groupNote = el('p', { class: 'note' });
+    this.groupCard = section('Tracing', null, this.groups.element, this.groupNote);
+    this.groupCard.hidden = true;
     this.abilityCard = section('Abilities', null, this.abilities.element);
     this.serviceCard = section('Services', null, this.services.element);
     this.element = el('div', {},
@@ -108,6 +125,7 @@ export class NodeView {
       section('Boot', null, this.bootPick, this.bootFacts.element, this.boot.element, this.bootNone),
       el('div', { class: 'columns' }, this.serviceCard, section('Runtime layers', null, this.layers.element)),
       this.abilityCard,
+      this.groupCard,
       section('Machine', null, this.facts.element));
   }
 
@@ -121,6 +139,8 @@ export class NodeView {
     this.showTiles(node, health);
     this.showMissing(health);
     this.showBoots(boots);
+    if (this.looks % LOOKS === 0) await this.showTracing(signal);
+    this.looks += 1;
     this.services.update(node.init?.services ?? []);
     this.layers.update(health.layers);
     this.abilities.update(node.init?.abilities ?? []);
@@ -136,6 +156,17 @@ export class NodeView {
       ['PID 1', node.managed ? `StratOS's own${node.init ? `, ${sizeKb(node.init.init_rss_kb)}` : ''}` : 'another one than StratOS\'s own'],
       ['Root', node.init?.boot.root_hash ? `verified, ${node.init.boot.root_hash}` : null],
     ]);
+  }
+
+  /** What the kernel is asked, which changes hardly ever. */
+  async showTracing(signal) {
+    const path = '/v1/node/features';
+    if (!await has(path, signal)) return;
+    const { tracing, groups, dropped } = await get(path, signal);
+    this.groupCard.hidden = false;
+    this.groups.update(groups);
+    const lost = Object.entries(dropped).filter(([, value]) => value > 0).map(([name, value]) => `${count(value)} ${name}`);
+    setText(this.groupNote, `Tracing is ${tracing}. Not counted since the node's start, for want of room: ${lost.join(', ') || 'nothing'}.`);
   }
 
   remember(node) {
