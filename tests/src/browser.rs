@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -101,11 +101,17 @@ impl Browser {
     }
 
     /// Waits for an event.
+    ///
+    /// # Panics
+    /// When it does not come.
     pub async fn event(&mut self, method: &str) -> Value {
+        let begun = Instant::now();
         loop {
             if let Some(at) = self.events.iter().position(|event| event["method"] == method) {
                 return self.events.remove(at);
             }
+            // Others may come for ever.
+            assert!(begun.elapsed() < PATIENCE, "no {method} within {PATIENCE:?}");
             let message = self.next(method).await;
             self.events.push(message);
         }
@@ -119,7 +125,10 @@ impl Browser {
         self.events.retain(|event| event["method"] != "Page.loadEventFired");
         let opened = self.call("Page.navigate", json!({ "url": url })).await;
         assert!(opened["errorText"].is_null(), "{url}: {opened}");
-        self.event("Page.loadEventFired").await;
+        // Another place in the document that is there already loads nothing.
+        if !opened["loaderId"].is_null() {
+            self.event("Page.loadEventFired").await;
+        }
     }
 
     /// What an expression gives in the page, its promise awaited.

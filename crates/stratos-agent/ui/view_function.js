@@ -63,7 +63,7 @@ export class FunctionView {
       key: (row) => row.id,
       none: 'No instance runs: the next request starts one.',
     });
-    this.only = el('input', { type: 'checkbox', onchange: () => this.showRecords() });
+    this.only = el('input', { type: 'checkbox', name: 'failures', onchange: () => this.showRecords() });
     this.records = new Table({
       caption: 'Last invocations',
       columns: invocationColumns(),

@@ -40,11 +40,11 @@ export class ProcessesView {
 
   constructor() {
     this.before = null;
-    this.scope = el('select', { onchange: () => this.show() },
+    this.scope = el('select', { name: 'scope', onchange: () => this.show() },
       el('option', { value: 'node' }, 'StratOS and functions'),
       el('option', { value: 'programs' }, 'All programs'),
       el('option', { value: 'all' }, 'With the kernel\'s threads'));
-    this.filter = el('input', { type: 'search', placeholder: 'name, PID or function', autocomplete: 'off', oninput: () => this.show() });
+    this.filter = el('input', { type: 'search', name: 'filter', placeholder: 'name, PID or function', autocomplete: 'off', oninput: () => this.show() });
     this.total = el('span', { class: 'note', role: 'status' });
     this.tools = [
       el('label', { class: 'pick' }, 'Show ', this.scope),

@@ -36,7 +36,7 @@ export class SyscallsView {
   constructor(name = null) {
     this.name = name;
     this.skip = 0;
-    this.choice = el('select', { onchange: () => { location.hash = `#/syscalls/${this.choice.value}`; } });
+    this.choice = el('select', { name: 'function', onchange: () => { location.hash = `#/syscalls/${this.choice.value}`; } });
     this.open = el('button', { type: 'button', onclick: () => this.count() }, `Count for ${WINDOW_S} s`);
     this.said = el('span', { class: 'note', role: 'status' });
     this.tools = [el('label', { class: 'pick' }, 'Function ', this.choice), this.open, this.said];

@@ -50,7 +50,7 @@ async fn every_view_is_reached_and_read_by_keyboard_alone() {
         assert_eq!(scene.browser.eval(current).await, title);
     }
     // A chart is read with the arrow keys.
-    scene.browser.until("document.querySelectorAll('.plot path.line').length > 0").await;
+    scene.browser.until("document.querySelector('.plot').querySelector('path.line')").await;
     tab_to(&mut scene, "(at) => at.matches('.plot')").await;
     scene.browser.press("Home").await;
     let said = "document.querySelector('figure [aria-live]').textContent";
