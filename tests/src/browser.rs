@@ -184,7 +184,8 @@ impl Browser {
             _ => panic!("no code is known of the key {key}"),
         };
         let code_name = if key == " " { "Space" } else { key };
-        let mut down = json!({ "type": "keyDown", "key": key, "code": code_name, "windowsVirtualKeyCode": code });
+        let mut down =
+            json!({ "type": "keyDown", "key": key, "code": code_name, "windowsVirtualKeyCode": code });
         if let Some(text) = text {
             down["text"] = json!(text);
         }

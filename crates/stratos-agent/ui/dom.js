@@ -57,6 +57,9 @@ export function empty(text, ...more) {
   return el('p', { class: 'empty' }, text, ...more);
 }
 
+/** Characters from which on a value takes the room of two. */
+const LONG = 20;
+
 /** A list of terms and their values that is updated in place. */
 export class Facts {
   constructor(name) {
@@ -81,6 +84,7 @@ export class Facts {
       const value = this.values.get(term);
       setText(value, text);
       if (href) setAttribute(value, 'href', href);
+      setAttribute(value.closest('div'), 'class', String(text).length > LONG ? 'long' : null);
     }
   }
 }

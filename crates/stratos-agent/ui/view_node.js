@@ -44,7 +44,7 @@ export class NodeView {
 
   constructor() {
     this.tiles = Object.fromEntries(Object.entries({
-      cpu: 'CPU', memory: 'Memory', zram: 'Compressed swap', pressure: 'Waiting', instances: 'Instances', disk: 'State disk',
+      cpu: 'CPU', memory: 'Memory', zram: 'Compressed swap', pressure: 'Pressure', instances: 'Instances', disk: 'State disk',
     }).map(([key, name]) => [key, new Tile(name)]));
     this.chart = new LineChart({
       title: 'CPU and memory in use',
@@ -55,7 +55,7 @@ export class NodeView {
       none: 'The first figures of CPU time need two looks at the node.',
     });
     this.waits = new LineChart({
-      title: 'Time that programs waited',
+      title: 'Pressure: time that programs waited',
       series: [{ label: 'for a CPU', cls: 's1' }, { label: 'for memory', cls: 's2' }, { label: 'for a disk', cls: 's3' }],
       unit: percent,
       gap: 10_000,
@@ -120,7 +120,7 @@ export class NodeView {
       el('div', { class: 'tiles' }, Object.values(this.tiles).map((tile) => tile.element)),
       el('div', { class: 'columns' },
         el('section', { class: 'card', 'aria-label': 'Load' }, this.chart.element),
-        el('section', { class: 'card', 'aria-label': 'Waiting' }, this.waits.element)),
+        el('section', { class: 'card', 'aria-label': 'Pressure' }, this.waits.element)),
       this.missing,
       section('Boot', null, this.bootPick, this.bootFacts.element, this.boot.element, this.bootNone),
       el('div', { class: 'columns' }, this.serviceCard, section('Runtime layers', null, this.layers.element)),
@@ -200,7 +200,7 @@ export class NodeView {
     else {
       const most = Math.max(waits.cpu_some, waits.memory_some, waits.io_some) / 100;
       const parts = [['CPU', waits.cpu_some], ['memory', waits.memory_some], ['disk', waits.io_some]];
-      pressure.update(percent(most), parts.map(([name, value]) => `${name} ${percent(value / 100)}`).join(', '),
+      pressure.update(percent(most), parts.map(([name, value]) => `${name} ${percent(value / 100)}`).join(' · '),
         history.map((point) => (point.pressure ? point.pressure.cpu_some / 100 : null)), 1);
     }
     instances.update(count(health.instances), `${count(health.queued)} requests waiting`);

@@ -10,7 +10,11 @@ const WINDOW_S = 10;
 /** How many looks at the node pass between two questions for a window of which there was none. */
 const LOOKS = 5;
 
-const ns = (value) => (value < 1000 ? `${Math.round(value)} ns` : time(value / 1000));
+/** A time in ns; those of system calls are short, so microseconds have decimals. */
+const ns = (value) => {
+  if (value < 1000) return `${Math.round(value)} ns`;
+  return value < 100_000 ? `${(value / 1000).toFixed(value < 10_000 ? 2 : 1)} µs` : time(value / 1000);
+};
 
 /** How long the calls took, as columns: one for each power of two of nanoseconds from the first to the last with any. */
 function histogram(cell, buckets) {

@@ -26,7 +26,9 @@ async fn the_token_is_asked_for_and_kept_in_memory_alone() {
     for (wrong, says) in [("x".repeat(40), "refused this token"), ("tökén".to_owned(), "not a token")] {
         browser.write(&wrong).await;
         browser.press("Enter").await;
-        browser.until(&format!("document.getElementById('ask-problem').textContent.includes('{says}')")).await;
+        browser
+            .until(&format!("document.getElementById('ask-problem').textContent.includes('{says}')"))
+            .await;
     }
     let_in(&mut browser, &token).await;
     let kept = browser.eval("JSON.stringify([location.href, { ...localStorage }, { ...sessionStorage }, document.cookie, document.documentElement.outerHTML])").await;
@@ -78,12 +80,15 @@ async fn a_functions_page_gets_no_hold_of_the_nodes() {
         };
         look();
     })";
-    let params = json!({ "expression": opened, "awaitPromise": true, "returnByValue": true, "userGesture": true });
+    let params =
+        json!({ "expression": opened, "awaitPromise": true, "returnByValue": true, "userGesture": true });
     let held = browser.call("Runtime.evaluate", params).await;
     assert_eq!(held["result"]["value"], "severed", "{held}");
     // and nothing comes between it and the node.
     let worker = |scope: &str| {
-        format!("navigator.serviceWorker.register('/f/evil/sw.js', {{ scope: '{scope}' }}).then(() => 'registered', (error) => error.name)")
+        format!(
+            "navigator.serviceWorker.register('/f/evil/sw.js', {{ scope: '{scope}' }}).then(() => 'registered', (error) => error.name)"
+        )
     };
     assert_eq!(browser.eval(&worker("/")).await, "SecurityError");
     assert_eq!(browser.eval(&worker("/ui")).await, "SecurityError");
@@ -101,7 +106,12 @@ impl Command {
     async fn start(node: &Node) -> Self {
         let session = Session::new(node);
         let mut command = tokio::process::Command::from(session.command("stratos"));
-        let child = command.args(["ui", "--json"]).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true).spawn();
+        let child = command
+            .args(["ui", "--json"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn();
         let mut child = child.expect("stratos starts");
         let mut line = String::new();
         let mut stdout = BufReader::new(child.stdout.take().expect("it is a pipe"));
@@ -135,7 +145,9 @@ async fn stratos_ui_shows_a_node_on_a_socket_and_passes_on_nothing_else() {
     browser.until("document.querySelectorAll('tbody tr').length === 2").await;
     // A page of elsewhere that has not the key learns nothing; functions are not of this origin.
     let status = |path: &str, key: &str| {
-        format!("fetch('{path}', {{ headers: {{ authorization: 'Bearer {key}' }} }}).then((answer) => answer.status)")
+        format!(
+            "fetch('{path}', {{ headers: {{ authorization: 'Bearer {key}' }} }}).then((answer) => answer.status)"
+        )
     };
     assert_eq!(browser.eval(&status("/v1/node", key)).await, 200);
     assert_eq!(browser.eval(&status("/v1/node", "x")).await, 401);

@@ -71,7 +71,10 @@ async fn every_view_is_reached_and_read_by_keyboard_alone() {
     tab_to(&mut scene, "(at) => at.matches('tbody a')").await;
     // What is asked anew meanwhile takes the focus from nothing.
     let before = scene.browser.eval("document.getElementById('live').textContent").await;
-    scene.browser.until(&format!("!['', {before}].includes(document.getElementById('live').textContent)")).await;
+    scene
+        .browser
+        .until(&format!("!['', {before}].includes(document.getElementById('live').textContent)"))
+        .await;
     assert_eq!(scene.browser.eval("document.activeElement.matches('tbody a')").await, true);
     scene.browser.press("Enter").await;
     shown(&mut scene, "Invocation of moody").await;

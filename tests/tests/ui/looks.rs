@@ -63,7 +63,9 @@ async fn light_and_dark_follow_the_system_and_the_switch() {
     }
     let dark = scene.browser.eval(BACK).await;
     let choose = |theme: &str| {
-        format!("(() => {{ const theme = document.getElementById('theme'); theme.value = '{theme}'; theme.dispatchEvent(new Event('change')); return {BACK}; }})()")
+        format!(
+            "(() => {{ const theme = document.getElementById('theme'); theme.value = '{theme}'; theme.dispatchEvent(new Event('change')); return {BACK}; }})()"
+        )
     };
     let light = scene.browser.eval(&choose("light")).await;
     assert_ne!(light, dark);

@@ -3,6 +3,7 @@
 mod door;
 mod keyboard;
 mod looks;
+mod syscalls;
 mod views;
 
 use std::path::PathBuf;
@@ -43,7 +44,9 @@ impl Scene {
     async fn view(&mut self, hash: &str) {
         self.browser.eval(&format!("location.hash = '{hash}'")).await;
         self.browser
-            .until(&format!("location.hash === '{hash}' && !('waiting' in document.querySelector('main').dataset)"))
+            .until(&format!(
+                "location.hash === '{hash}' && !('waiting' in document.querySelector('main').dataset)"
+            ))
             .await;
     }
 

@@ -64,7 +64,11 @@ async fn percentiles(scene: &mut Scene, name: &str, row: &[String]) {
     let starts = total["cold"].as_u64().unwrap() + total["restored"].as_u64().unwrap();
     assert_eq!(row[9], starts.to_string());
     for (at, figure) in [(10, "p50_us"), (11, "p95_us")] {
-        assert_eq!(row[at], scene.written(&format!("time({})", total["start"][figure])).await, "{name} {figure}");
+        assert_eq!(
+            row[at],
+            scene.written(&format!("time({})", total["start"][figure])).await,
+            "{name} {figure}"
+        );
     }
 }
 
@@ -86,7 +90,12 @@ async fn one_function(scene: &mut Scene) {
     let starts = scene.rows("Where the last starts spent their time").await;
     assert_eq!((starts.len(), started.len()), (2, 2));
     for (row, record) in starts.iter().zip(started) {
-        for us in [record.phases.sandbox_us, record.phases.runtime_us, record.phases.init_us, record.phases.total_us] {
+        for us in [
+            record.phases.sandbox_us,
+            record.phases.runtime_us,
+            record.phases.init_us,
+            record.phases.total_us,
+        ] {
             let want = scene.written(&format!("time({us})")).await;
             assert!(us == 0 || row.contains(&want), "{want} is not in {row:?}");
         }
@@ -155,7 +164,10 @@ async fn processes_are_shown_live_below_their_parents() {
     // An instance that ends goes from the list by itself, and rows that stay are the same elements.
     scene.browser.eval("window.kept = document.querySelector('tbody tr')").await;
     assert_eq!(scene.node.invoke("moody", "{\"ms\":60000}").await.status, 504);
-    let gone = format!("![...document.querySelectorAll('tbody tr')].some((row) => row.cells[1].textContent === '{}')", instance[1]);
+    let gone = format!(
+        "![...document.querySelectorAll('tbody tr')].some((row) => row.cells[1].textContent === '{}')",
+        instance[1]
+    );
     scene.browser.until(&gone).await;
     assert_eq!(scene.browser.eval("window.kept === document.querySelector('tbody tr')").await, true);
     scene.browser.eval("document.querySelector('select').focus()").await;
@@ -225,7 +237,8 @@ async fn the_machine_is_shown_with_its_boot_and_what_it_lacks() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let socket = dir.path().join("init.sock");
     pid_1(UnixListener::bind(&socket).expect("a socket"));
-    let node = Node::builder().arg("--listen").arg("127.0.0.1:0").arg("--init-socket").arg(&socket).start().await;
+    let node =
+        Node::builder().arg("--listen").arg("127.0.0.1:0").arg("--init-socket").arg(&socket).start().await;
     let base = format!("http://{}", tcp::address(&node));
     let mut browser = Browser::start().await;
     browser.open(&format!("{base}/ui")).await;
@@ -237,15 +250,19 @@ async fn the_machine_is_shown_with_its_boot_and_what_it_lacks() {
     assert_eq!(scene.fact("Host name").await, status["hostname"].as_str().unwrap());
     assert_eq!(scene.fact("Kernel").await, format!("Linux {}", status["kernel"].as_str().unwrap()));
     assert_eq!(scene.fact("PID 1").await, "StratOS's own, 2.0 MiB");
-    let tiles = scene.browser.eval("[...document.querySelectorAll('.tile')].map((tile) => tile.innerText)").await;
+    let tiles =
+        scene.browser.eval("[...document.querySelectorAll('.tile')].map((tile) => tile.innerText)").await;
     let tiles: Vec<String> = serde_json::from_value(tiles).unwrap();
     let total = scene.written(&format!("sizeKb({})", status["memory_total_kb"])).await;
     assert!(tiles[1].contains(&format!("of {total} in use")), "{tiles:?}");
     assert!(tiles[0].contains(&format!("of {} CPUs", status["cpus"])), "{tiles:?}");
-    let missing = scene.browser.eval("[...document.querySelectorAll('.warning li')].map((li) => li.innerText)").await;
+    let missing =
+        scene.browser.eval("[...document.querySelectorAll('.warning li')].map((li) => li.innerText)").await;
     let missing: Vec<String> = serde_json::from_value(missing).unwrap();
     let told = health["missing"].as_array().unwrap();
-    let told = told.iter().map(|one| format!("{}: {}", one["what"].as_str().unwrap(), one["consequence"].as_str().unwrap()));
+    let told = told
+        .iter()
+        .map(|one| format!("{}: {}", one["what"].as_str().unwrap(), one["consequence"].as_str().unwrap()));
     assert_eq!(missing, told.map(|text| text.replace('`', "")).collect::<Vec<_>>());
 
     let phases = scene.rows("Phases of the boot").await;
@@ -255,7 +272,8 @@ async fn the_machine_is_shown_with_its_boot_and_what_it_lacks() {
         ["zram", "+405 ms", "20.0 ms", "failed: <i>done</i>"],
         ["services", "+425 ms", "95.0 ms", "<i>done</i>"],
     ];
-    let shown: Vec<_> = phases.iter().map(|row| [&row[0], &row[2], &row[3], &row[4]].map(String::as_str)).collect();
+    let shown: Vec<_> =
+        phases.iter().map(|row| [&row[0], &row[2], &row[3], &row[4]].map(String::as_str)).collect();
     assert_eq!(shown, want);
     assert_eq!(scene.fact("Ready after").await, "520 ms");
     assert_eq!(scene.rows("Services").await, [["stratosd", "ready", "80", "2", "killed by SIGKILL"]]);

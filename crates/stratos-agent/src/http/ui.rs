@@ -196,7 +196,8 @@ mod tests {
     fn the_page_is_whole() {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/ui");
         let names = std::fs::read_dir(folder).unwrap();
-        let mut names: Vec<_> = names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        let mut names: Vec<_> =
+            names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         let mut served: Vec<_> = FILES.iter().map(|file| file.name.to_owned()).collect();
         names.sort();
         served.sort();
@@ -219,8 +220,20 @@ mod tests {
         for file in FILES {
             let text = std::str::from_utf8(file.content).unwrap();
             for never in [
-                "innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "DOMParser", "eval(", "Function(",
-                "<style", "style=\"", "onclick=", "onload=", "javascript:", "https://", "srcdoc",
+                "innerHTML",
+                "outerHTML",
+                "insertAdjacentHTML",
+                "document.write",
+                "DOMParser",
+                "eval(",
+                "Function(",
+                "<style",
+                "style=\"",
+                "onclick=",
+                "onload=",
+                "javascript:",
+                "https://",
+                "srcdoc",
             ] {
                 assert!(!text.contains(never), "{} holds {never}", file.name);
             }
@@ -230,7 +243,10 @@ mod tests {
             assert!(file.name == PAGE || !text.contains("<script"), "{}", file.name);
         }
         let page = std::str::from_utf8(FILES[0].content).unwrap();
-        assert_eq!(page.matches("<script").count(), page.matches("<script type=\"module\" src=\"/ui/").count());
+        assert_eq!(
+            page.matches("<script").count(),
+            page.matches("<script type=\"module\" src=\"/ui/").count()
+        );
     }
 
     #[tokio::test]

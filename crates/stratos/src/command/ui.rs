@@ -46,7 +46,9 @@ pub(crate) async fn run(args: &UiArgs, node: &Node, output: Output) -> Result<()
     // What is wrong with the node or the token is said here, and not in a browser.
     let answer: serde_json::Value = node.get(path::HEALTH).await?;
     if serde_json::from_value::<Health>(answer).is_err() {
-        return Err(Failure::new("the node asks for its token").hint("give it with --token-file or STRATOS_TOKEN"));
+        return Err(
+            Failure::new("the node asks for its token").hint("give it with --token-file or STRATOS_TOKEN")
+        );
     }
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, args.port));
     let listener = TcpListener::bind(address).await;
@@ -58,7 +60,10 @@ pub(crate) async fn run(args: &UiArgs, node: &Node, output: Output) -> Result<()
         true => output.item(&json!({ "url": url }))?,
         false => {
             output.line(&url)?;
-            note(&format!("the page of {}, until Ctrl-C; who has this address sees the node", node.endpoint()));
+            note(&format!(
+                "the page of {}, until Ctrl-C; who has this address sees the node",
+                node.endpoint()
+            ));
         }
     }
     tokio::select! {
@@ -101,7 +106,8 @@ struct Door {
 impl Door {
     fn new(node: Node, port: u16) -> Result<Self> {
         let mut bytes = [0; 32];
-        getrandom::fill(&mut bytes).map_err(|e| Failure::new(format!("the kernel gave no random bytes: {e}")))?;
+        getrandom::fill(&mut bytes)
+            .map_err(|e| Failure::new(format!("the kernel gave no random bytes: {e}")))?;
         let key = URL_SAFE_NO_PAD.encode(bytes);
         let digest = Digest::of(key.as_bytes());
         let hosts = [format!("127.0.0.1:{port}"), format!("localhost:{port}")];
@@ -141,14 +147,18 @@ impl Door {
             return refuse(ErrorCode::NotFound, "`stratos ui` passes on the page and what it asks");
         }
         // Counting system calls for a while is the one thing that the page has done.
-        let counts = *method == Method::POST && path.starts_with("/v1/functions/") && path.ends_with("/trace");
+        let counts =
+            *method == Method::POST && path.starts_with("/v1/functions/") && path.ends_with("/trace");
         if *method != Method::GET && !counts {
             return refuse(ErrorCode::MethodNotAllowed, "`stratos ui` changes nothing on the node");
         }
         let given = headers.get(header::AUTHORIZATION).and_then(|v| v.as_bytes().strip_prefix(b"Bearer "));
         // Digests are compared, so that the time taken tells nothing about the key.
         if !of_the_page && given.is_none_or(|given| Digest::of(given) != self.digest) {
-            return refuse(ErrorCode::Unauthorized, "this needs the key in the address that `stratos ui` printed");
+            return refuse(
+                ErrorCode::Unauthorized,
+                "this needs the key in the address that `stratos ui` printed",
+            );
         }
         Ok(())
     }
@@ -195,7 +205,13 @@ mod tests {
             ("GET", "/uix", "127.0.0.1:4000", right.as_str(), Err(ErrorCode::NotFound)),
             ("POST", "/v1/functions/hello/trace", "127.0.0.1:4000", right.as_str(), Ok(())),
             ("POST", "/v1/functions/hello/trace", "127.0.0.1:4000", "", Err(ErrorCode::Unauthorized)),
-            ("DELETE", "/v1/functions/hello", "127.0.0.1:4000", right.as_str(), Err(ErrorCode::MethodNotAllowed)),
+            (
+                "DELETE",
+                "/v1/functions/hello",
+                "127.0.0.1:4000",
+                right.as_str(),
+                Err(ErrorCode::MethodNotAllowed),
+            ),
             ("POST", "/v1/node/reboot", "127.0.0.1:4000", right.as_str(), Err(ErrorCode::MethodNotAllowed)),
         ] {
             let headers = [(header::HOST, host), (header::AUTHORIZATION, key)];
