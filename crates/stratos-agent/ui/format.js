@@ -51,6 +51,7 @@ export function figure(name, value) {
 export function percent(share) {
   if (share === null || share === undefined || Number.isNaN(share)) return NONE;
   const value = share * 100;
+  if (value > 0 && value < 0.05) return '< 0.1 %';
   return `${value.toFixed(value < 10 && value > 0 ? 1 : 0)} %`;
 }
 

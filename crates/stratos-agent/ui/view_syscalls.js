@@ -124,7 +124,7 @@ export class SyscallsView {
       ['Invocations', count(trace.invocations)],
       ['System calls', count(calls)],
       ['A call took on average', calls ? ns(all / calls) : null],
-      ['Not counted, for want of room', trace.dropped ? count(trace.dropped) : null],
+      ['Not counted', trace.dropped ? count(trace.dropped) : null],
     ]);
     this.table.update(trace.calls.map((call) => ({ ...call, share: all ? call.total_ns / all : 0 })));
   }

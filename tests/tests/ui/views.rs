@@ -311,6 +311,7 @@ async fn figures_have_units_and_as_many_digits_as_they_deserve() {
         ("count(1234567)", "1,234,567"),
         ("percent(0.004)", "0.4 %"),
         ("percent(0.333)", "33 %"),
+        ("percent(0.0003)", "< 0.1 %"),
         ("percent(0)", "0 %"),
         ("age(119)", "119 s"),
         ("age(7199)", "119 min"),
