@@ -25,10 +25,11 @@ export function ticks(max) {
 export class LineChart {
   /**
    * `series`: { label, cls }. `unit(value)` writes a value. `max`: the scale's end, where it is known. `gap`: points
-   * farther apart in ms are not joined.
+   * farther apart in ms are not joined. `seconds`: whether moments are told to the second.
    */
-  constructor({ title, series, unit, max = null, gap = Infinity, height = 150, none }) {
+  constructor({ title, series, unit, max = null, gap = Infinity, height = 150, seconds = true, none }) {
     Object.assign(this, { title, series, unit, max, gap, height, none });
+    this.clock = (x) => clock(x, seconds);
     this.data = { from: 0, to: 1, points: [] };
     this.at = null;
     this.values = series.map(() => el('span', { class: 'value' }));
@@ -42,7 +43,7 @@ export class LineChart {
     this.table = new Table({
       caption: `${title}, as a table`,
       columns: [
-        { label: 'Time', text: (row) => clock(row.x, true) },
+        { label: 'Time', text: (row) => this.clock(row.x) },
         ...series.map((one, i) => ({ label: one.label, number: true, text: (row) => this.write(row.y[i]) })),
       ],
       key: (row) => row.x,
@@ -82,7 +83,7 @@ export class LineChart {
 
   sentence(at) {
     const { x, y } = this.data.points[at];
-    return `${clock(x, true)}: ${this.series.map((one, i) => `${one.label} ${this.write(y[i])}`).join(', ')}`;
+    return `${this.clock(x)}: ${this.series.map((one, i) => `${one.label} ${this.write(y[i])}`).join(', ')}`;
   }
 
   /** `points`: { x: ms, y: [a value or null for each series] } in order; `from`, `to`: the axis, in ms. */
@@ -145,7 +146,7 @@ export class LineChart {
         if (y !== null) parts.push(svg('circle', { class: `dot ${one.cls}`, cx: x, cy: py(y), r: 3.5 }));
       });
     }
-    setText(this.when, points[shown] ? clock(points[shown].x, true) : '');
+    setText(this.when, points[shown] ? this.clock(points[shown].x) : '');
     this.values.forEach((value, i) => setText(value, points[shown] ? this.write(points[shown].y[i]) : ''));
     setAttribute(this.picture, 'width', width);
     this.picture.replaceChildren(...parts);

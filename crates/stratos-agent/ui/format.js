@@ -42,8 +42,8 @@ export function count(value) {
 export function figure(name, value) {
   const units = [[/_us$/, time], [/_ms$/, (ms) => time(ms * 1000)], [/_kb$/, sizeKb], [/_bytes$/, size]];
   const unit = typeof value === 'number' ? units.find(([ending]) => ending.test(name)) : undefined;
-  const words = (unit ? name.replace(unit[0], '') : name).replaceAll('_', ' ');
-  const text = unit ? unit[1](value) : typeof value === 'number' ? count(value) : String(value);
+  const words = (unit ? name.replace(unit[0], '') : name).replaceAll('_', ' ').replace(/\b(slo|cpu)\b/g, (word) => word.toUpperCase());
+  const text = unit ? unit[1](value) : typeof value === 'number' ? count(value) : { true: 'yes', false: 'no' }[value] ?? String(value);
   return [words[0].toUpperCase() + words.slice(1), text];
 }
 

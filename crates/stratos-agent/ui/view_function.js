@@ -31,7 +31,7 @@ export function invocationColumns() {
 }
 
 function chart(title, none) {
-  return new LineChart({ title, series: PERCENTILES, unit: time, gap: 61_000, height: 170, none });
+  return new LineChart({ title, series: PERCENTILES, unit: time, gap: 61_000, height: 170, seconds: false, none });
 }
 
 export class FunctionView {

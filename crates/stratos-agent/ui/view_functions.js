@@ -86,8 +86,8 @@ export class FunctionsView {
         ['Memory', size(own.memory_bytes)],
         ['Disk', size(own.disk_bytes)],
         ['Traces kept', count(own.traces)],
-        ['Traces dropped for want of room', count(own.traces_dropped)],
-        ['Invocations counted under “all others”', count(own.folded)],
+        ['Traces dropped', count(own.traces_dropped)],
+        ['Counted as “all others”', count(own.folded)],
         ['Invalid trace contexts', count(own.contexts_invalid)],
         ['Not exported', count(own.export_dropped)],
       ]);

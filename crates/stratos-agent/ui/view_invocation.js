@@ -15,7 +15,8 @@ function spanRows(spans) {
   return spans.map((span) => {
     const level = depth.has(span.parent_span_id) ? depth.get(span.parent_span_id) + 1 : 0;
     depth.set(span.span_id, level);
-    const attributes = Object.entries(span.attributes ?? {});
+    // Those of the record stand among what is known, the error above it.
+    const attributes = Object.entries(span.attributes ?? {}).filter(([name]) => !/^(faas|stratos|error|exception)\./.test(name));
     return {
       key: span.span_id,
       name: span.name,
@@ -50,6 +51,7 @@ export class InvocationView {
     this.gone = empty('The node does not know this invocation any more. It remembers the last ones of each function, and those that failed or were slow for longer.');
     this.gone.hidden = true;
     this.note = el('p', { class: 'note' });
+    this.said = el('p', { class: 'said', hidden: true });
     this.facts = new Facts('The invocation');
     this.log = new Table({
       caption: 'What was printed meanwhile',
@@ -62,7 +64,7 @@ export class InvocationView {
       none: 'Nothing, as far as the log reaches back.',
     });
     this.trace = section('Where the time went', null, this.waterfall.element, this.note);
-    this.element = el('div', {}, this.gone, this.trace, section('What is known', null, this.facts.element), section('Log', null, this.log.element));
+    this.element = el('div', {}, this.gone, this.said, this.trace, section('What is known', null, this.facts.element), section('Log', null, this.log.element));
   }
 
   async refresh(signal) {
@@ -78,6 +80,9 @@ export class InvocationView {
     this.waterfall.update(rows, Math.max(record.phases.total_us, ...rows.map((row) => row.start + row.duration)));
     const kept = { error: 'it failed', timeout: 'it took too long', slo: 'it was slower than it should be', recent: 'it is one of the last' };
     setText(this.note, trace ? `This trace was kept because ${kept[trace.kept] ?? trace.kept}.` : 'The phases of its record; no trace of it was kept.');
+    const said = trace?.spans[0]?.attributes?.['exception.message'];
+    setText(this.said, said ?? '');
+    this.said.hidden = !said;
     setText(this.outcome, record.outcome);
     this.outcome.className = `outcome ${record.outcome === 'ok' ? 'good' : 'bad'}`;
     this.facts.update(this.told(record));

@@ -14,9 +14,9 @@ const PHASES = [
   ['restore', 'p-restore', 'the process is cloned from its checkpoint'],
   ['init', 'p-init', 'the function\'s own initialisation'],
   ['hooks', 'p-init', 'the function\'s hooks after a restore'],
-  ['dispatch', 'p-edge', 'the request is handed over'],
+  ['dispatch', 'p-dispatch', 'the request is handed over'],
   ['handler', 'p-handler', 'the function works'],
-  ['respond', 'p-edge', 'the answer\'s bytes leave'],
+  ['respond', 'p-respond', 'the answer\'s bytes leave'],
   ['post', 'p-queue', 'the function\'s work after its answer'],
 ];
 

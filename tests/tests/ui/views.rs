@@ -137,6 +137,12 @@ async fn invocation(scene: &mut Scene, id: &str) {
     let handler = scene.written(&format!("time({})", record.phases.handler_us)).await;
     assert_eq!((spans[0][0].as_str(), &spans[0][3]), ("gateway", &total));
     assert!(spans.iter().any(|span| span[0] == "handler" && span[3] == handler), "{spans:?}");
+    if scene.has("/v1/invocations/{id}/trace").await {
+        let said = scene.browser.eval("document.querySelector('.said').innerText").await;
+        assert!(said.as_str().unwrap().contains("<script>window.hacked=1</script>"), "{said}");
+        let told = scene.get(&format!("/v1/invocations/{id}/trace")).await["spans"].as_array().unwrap().len();
+        assert_eq!(spans.len(), told);
+    }
     // What it printed is text.
     let log = scene.rows("What was printed meanwhile").await;
     assert!(log.iter().any(|line| line[2] == "<img src=x onerror=\"window.hacked=1\">"), "{log:?}");
@@ -319,6 +325,7 @@ async fn figures_have_units_and_as_many_digits_as_they_deserve() {
         ("figure('connect_us', 1500).join()", "Connect,1.50 ms"),
         ("figure('rx_bytes', 2048).join()", "Rx,2.0 KiB"),
         ("figure('major_faults', 3).join()", "Major faults,3"),
+        ("figure('slo_breached', false).join()", "SLO breached,no"),
     ] {
         assert_eq!(scene.written(call).await, want, "{call}");
     }
