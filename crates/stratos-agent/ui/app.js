@@ -1,7 +1,7 @@
 // The frame around the views: which one is shown, when it asks the node again, what is said when that fails.
 
 import { forgetToken, get, hasToken, Problem, setToken, takeKey } from './api.js';
-import { el, setText } from './dom.js';
+import { el, marked, setText } from './dom.js';
 import { clock } from './format.js';
 import { FailuresView } from './view_failures.js';
 import { FunctionView } from './view_function.js';
@@ -41,9 +41,11 @@ function show(problem) {
     box.replaceChildren();
     return;
   }
-  const text = `${problem.message}${problem.hint ? ` ${problem.hint}` : ''}`;
+  const text = `${problem.message} ${problem.hint ?? ''}`.replaceAll('`', '');
   // Said once, not at every try.
-  if (box.textContent !== text) box.replaceChildren(el('strong', {}, problem.message), ' ', el('span', {}, problem.hint ?? ''));
+  if (box.textContent !== text) {
+    box.replaceChildren(el('strong', {}, marked(problem.message)), ' ', el('span', {}, marked(problem.hint ?? '')));
+  }
 }
 
 function live(text, cls) {

@@ -1,7 +1,7 @@
 // The last window in which a function's system calls were counted and timed.
 
 import { get, getIfThere, has, path, post, Problem } from './api.js';
-import { el, empty, Facts, section, setAttribute, setText, setVars } from './dom.js';
+import { el, empty, Facts, marked, section, setAttribute, setText, setVars } from './dom.js';
 import { count, moment, percent, time } from './format.js';
 import { bar, Table } from './table.js';
 
@@ -82,7 +82,8 @@ export class SyscallsView {
       this.say('No function is deployed, so there is none whose system calls could be counted.');
       return;
     }
-    if (this.skip > 0 && !this.counting) {
+    if (this.counting) return;
+    if (this.skip > 0) {
       this.skip -= 1;
       return;
     }
@@ -139,7 +140,7 @@ export class SyscallsView {
       if (window?.calls) this.show(window);
     } catch (problem) {
       if (!(problem instanceof Problem)) throw problem;
-      setText(this.said, `${problem.message} ${problem.hint ?? ''}`);
+      this.said.replaceChildren(...marked(`${problem.message} ${problem.hint ?? ''}`));
     } finally {
       this.counting = false;
       this.open.disabled = false;

@@ -59,6 +59,7 @@ export class Waterfall {
   /** `rows`: { key, name, start, duration, cls, detail?, level? } in µs; `total`: where the tracks end. */
   update(rows, total) {
     this.total = Math.max(1, total);
+    this.element.classList.toggle('plain-rows', rows.every((row) => !row.detail));
     this.table.update(rows);
   }
 

@@ -85,7 +85,9 @@ impl Scene {
 
     /// Nothing went wrong, and nobody else was asked.
     async fn check(&mut self) {
-        let problems = self.browser.problems().await;
+        let mut problems = self.browser.problems().await;
+        // A function without a window of system calls has none to show, which browsers note.
+        problems.retain(|problem| !(problem.contains("404") && problem.contains("/trace\"")));
         assert!(problems.is_empty(), "{}", problems.join("\n"));
         let requests = self.browser.requests().await;
         let others: Vec<_> = requests.iter().filter(|url| !url.starts_with(&self.base)).collect();
