@@ -9,6 +9,21 @@ import { phaseClass, phasesOf, Waterfall } from './waterfall.js';
 const LOG_TAIL = 1000;
 const MOST_LINES = 300;
 
+/** What figures of the kernel are called. */
+const NAMES = {
+  run_queue_us: 'Waited for a CPU',
+  off_cpu_us: 'Waited otherwise',
+  faults: 'Page faults',
+  major_faults: 'Page faults from disk',
+  rx_bytes: 'Received',
+  tx_bytes: 'Sent',
+  connects: 'Connections made',
+  connect_failures: 'Connections failed',
+  connect_us: 'Connecting took',
+  processes: 'Processes begun',
+  syscalls: 'System calls',
+};
+
 /** Spans as rows, each below the span it lies in. */
 function spanRows(spans) {
   const depth = new Map();
@@ -102,7 +117,10 @@ export class InvocationView {
     // What else is told, such as what the kernel counted, is shown by its name.
     const more = Object.entries(record).filter(([name, value]) => !known.has(name) && value !== null)
       .flatMap(([name, value]) => (typeof value === 'object' && !Array.isArray(value) ? Object.entries(value) : [[name, value]]))
-      .map(([name, value]) => figure(name, typeof value === 'object' ? JSON.stringify(value) : value));
+      .map(([name, value]) => {
+        const [words, text] = figure(name, typeof value === 'object' ? JSON.stringify(value) : value);
+        return [NAMES[name] ?? words, text];
+      });
     return [
       ['Outcome', record.outcome],
       ['To blame', record.blame ? blames[record.blame] ?? record.blame : null],
