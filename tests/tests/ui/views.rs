@@ -161,7 +161,8 @@ async fn processes_are_shown_live_below_their_parents() {
     let agent = shown.iter().find(|row| row[2] == "service stratosd").expect("the agent is there");
     assert_eq!(agent[1], scene.node.pid().to_string());
     let instance = shown.iter().find(|row| row[2].ends_with("(moody)")).expect("an instance is there");
-    let process = told.as_array().unwrap().iter().find(|one| one["pid"].to_string() == instance[1]);
+    let pid: u64 = instance[1].parse().expect("a number");
+    let process = told.as_array().unwrap().iter().find(|one| one["pid"] == pid);
     let process = process.expect("it is in the tree");
     // A function chooses its name; it is shown as it is.
     assert_eq!((instance[0].as_str(), process["name"].as_str().unwrap()), ("<b>x</b>", "<b>x</b>"));
