@@ -4,6 +4,7 @@
 //! traces on the machine are gone, when it is dropped. Tests that need root call [`need_root`] first.
 
 pub mod api;
+pub mod browser;
 pub mod checkpoints;
 pub mod functional;
 pub mod go;
@@ -21,6 +22,7 @@ pub mod tcp;
 pub mod vm;
 
 pub use api::{Answer, Api};
+pub use browser::Browser;
 pub use guest::{Guest, Workshop};
 pub use node::{Node, NodeBuilder};
 pub use package::Package;

@@ -156,6 +156,12 @@ pub struct NodeStatus {
     pub uptime_s: u64,
     /// CPUs.
     pub cpus: u32,
+    /// What they have done since the kernel started.
+    #[serde(default)]
+    pub cpu: CpuTimes,
+    /// How much work waits for what; `None` where the kernel does not tell.
+    #[serde(default)]
+    pub pressure: Option<Pressure>,
     /// Memory in KiB.
     pub memory_total_kb: u64,
     /// Memory that can be had without swapping, in KiB.
@@ -172,6 +178,36 @@ pub struct NodeStatus {
     pub state_total_kb: u64,
     /// What PID 1 knows; `None` when it is not StratOS's.
     pub init: Option<InitStatus>,
+}
+
+/// Time of all CPUs together since the kernel started, in ms. Two of these tell what was done between them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CpuTimes {
+    /// Running programs.
+    pub user_ms: u64,
+    /// Running the kernel, for programs and for devices.
+    pub system_ms: u64,
+    /// Doing nothing.
+    pub idle_ms: u64,
+    /// Doing nothing while a program waited for a disk.
+    pub wait_ms: u64,
+    /// Taken by the host of a virtual machine.
+    pub stolen_ms: u64,
+}
+
+/// Share of the last ten seconds in which programs waited for something, in percent (pressure stall information).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Pressure {
+    /// Some program waited for a CPU.
+    pub cpu_some: f64,
+    /// Some program waited for memory.
+    pub memory_some: f64,
+    /// All of them did.
+    pub memory_full: f64,
+    /// Some program waited for a disk.
+    pub io_some: f64,
+    /// All of them did.
+    pub io_full: f64,
 }
 
 /// One line of the node's own log.

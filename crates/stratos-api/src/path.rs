@@ -60,5 +60,9 @@ pub const KEYS: &str = "/v1/keys";
 pub const KEY: &str = "/v1/keys/{id}";
 /// AWS Lambda's Invoke.
 pub const AWS_INVOKE: &str = "/2015-03-31/functions/{name}/invocations";
+/// GET: the page for people.
+pub const UI: &str = "/ui";
+/// GET: what the page is made of.
+pub const UI_FILE: &str = "/ui/{file}";
 /// A function's own URL.
 pub const FUNCTION_URL: &str = "/f/{name}/{*path}";

@@ -90,6 +90,8 @@ pub(crate) enum Command {
     /// Ask a node how it is, look at its machine, shut it down
     #[command(subcommand)]
     Node(NodeCommand),
+    /// Show the node's page in a browser: prints its address and serves it until Ctrl-C
+    Ui(UiArgs),
     /// Print a completion script for a shell
     #[command(after_help = "Examples:
   stratos completions bash > ~/.local/share/bash-completion/completions/stratos
@@ -241,6 +243,20 @@ pub(crate) struct DevArgs {
     /// The function's folder
     #[arg(default_value = ".")]
     pub(crate) dir: PathBuf,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  sudo stratos ui                                                 the node of this machine
+  stratos ui --node https://node:8443 --token-file token          another one
+  stratos ui --port 8700
+
+Open the printed address in a browser of this machine. The token stays with this command; the address
+holds a key that is of use while the command runs.")]
+pub(crate) struct UiArgs {
+    /// Port on 127.0.0.1 [default: a free one]
+    #[arg(long, value_name = "PORT", default_value_t = 0, hide_default_value = true)]
+    pub(crate) port: u16,
 }
 
 /// Work on runtime layers.

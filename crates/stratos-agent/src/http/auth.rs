@@ -1,8 +1,9 @@
 //! Who may ask for what.
 //!
-//! The Unix socket is guarded by its file permissions. On TCP every path needs the node's token, but for two:
-//! the health of the node (told without detail), and function URLs, whose handler asks [`Caller::is_known`] and
-//! lets strangers through to public functions only. What is not listed here is refused.
+//! The Unix socket is guarded by its file permissions. On TCP every path needs the node's token, but for three:
+//! the health of the node (told without detail), the page for people, which is the same on every node and asks for the
+//! token itself, and function URLs, whose handler asks [`Caller::is_known`] and lets strangers through to public
+//! functions only. What is not listed here is refused.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -98,13 +99,18 @@ pub(super) async fn admit(
         (Peer::Tcp { .. }, _) => Caller::Stranger,
     };
     let path = request.uri().path();
-    if caller == Caller::Stranger && path != path::HEALTH && !path.starts_with("/f/") {
+    if caller == Caller::Stranger && !is_open(path) {
         body::discard(request.into_body());
         return Err(axum::response::IntoResponse::into_response(unauthorized()));
     }
     request.extensions_mut().insert(peer);
     request.extensions_mut().insert(caller);
     Ok(request)
+}
+
+/// Whether strangers get through to the path's handler.
+fn is_open(path: &str) -> bool {
+    path == path::HEALTH || path == path::UI || path.starts_with("/ui/") || path.starts_with("/f/")
 }
 
 /// The refusal of a stranger.
@@ -189,6 +195,9 @@ mod tests {
             (TCP, "/nothing", None, Err(401)),
             (TCP, "/v1/health", None, Ok((Caller::Stranger, false))),
             (TCP, "/v1/health/", None, Err(401)),
+            (TCP, "/ui", None, Ok((Caller::Stranger, false))),
+            (TCP, "/ui/app.js", None, Ok((Caller::Stranger, false))),
+            (TCP, "/uix", None, Err(401)),
             (TCP, "/f/a/b", None, Ok((Caller::Stranger, false))),
             // A public function may have an authorization of its own, and gets it; it never gets the token.
             (TCP, "/f/a/b", Some(WRONG), Ok((Caller::Stranger, true))),

@@ -19,7 +19,7 @@ use super::Api;
 use super::auth::{PAYLOAD_TIME, Peer, unauthorized};
 use super::errors::{Failure, Result, respond};
 use super::extract::{Origin, unknown_function};
-use super::headers::{remove_hop_by_hop, span};
+use super::headers::{remove_hop_by_hop, remove_what_reaches_beyond, span};
 use super::invoke::{Call, ok, with_meta};
 use super::prelude::{self, PreludeParser};
 use super::trace_context::{TRACEPARENT, TRACESTATE, XRAY};
@@ -73,7 +73,9 @@ pub(super) async fn call(State(api): State<Arc<Api>>, origin: Origin, request: R
         }
     };
     let outcome = api.engine.invoke(call.request(key, None, payload, trace, None)).await;
-    Ok(answer(outcome).await)
+    let mut response = answer(outcome).await;
+    remove_what_reaches_beyond(response.headers_mut());
+    Ok(response)
 }
 
 /// Who may call which function, found out before the body is read.

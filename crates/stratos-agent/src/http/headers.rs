@@ -77,6 +77,15 @@ pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
+/// Removes from a function's answer what would let its page reach beyond its own URL, to the node's page at `/ui`: a
+/// service worker for other paths than its own would come between that page and the node, and a page with the same
+/// opener policy would keep hold of its window.
+pub(super) fn remove_what_reaches_beyond(headers: &mut HeaderMap) {
+    for name in ["service-worker-allowed", "cross-origin-opener-policy"] {
+        headers.remove(name);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -33,6 +33,7 @@ mod telemetry;
 mod timed;
 mod token;
 pub mod trace_context;
+mod ui;
 pub mod url_answer;
 pub mod url_event;
 

@@ -7,7 +7,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
 use super::{
-    aws, build, control, deploy, function_url, invoke, keys, logs, node, observe, secrets, telemetry,
+    aws, build, control, deploy, function_url, invoke, keys, logs, node, observe, secrets, telemetry, ui,
 };
 
 #[derive(OpenApi)]
@@ -53,6 +53,8 @@ use super::{
         keys::enroll,
         keys::remove,
         aws::invoke,
+        ui::page,
+        ui::file,
         function_url::call,
     ),
     components(schemas(DeployEvent, stratos_api::BuildEvent, stratos_api::Liveness)),

@@ -9,7 +9,7 @@ use stratos_api::path;
 
 use super::{
     Api, aws, build, control, deploy, errors, function_url, invoke, keys, logs, node, observe, openapi,
-    secrets, telemetry,
+    secrets, telemetry, ui,
 };
 
 /// One entry: method (`None`: any), path, handler.
@@ -66,6 +66,8 @@ pub(super) fn table() -> Vec<Route> {
         Route { method: POST,   path: path::KEYS,         handler: post(keys::enroll) },
         Route { method: DELETE, path: path::KEY,          handler: delete(keys::remove) },
         Route { method: POST,   path: path::AWS_INVOKE,   handler: post(aws::invoke) },
+        Route { method: GET,    path: path::UI,           handler: get(ui::page) },
+        Route { method: GET,    path: path::UI_FILE,      handler: get(ui::file) },
         Route { method: None,   path: path::FUNCTION_URL, handler: any(function_url::call) },
     ];
     table.extend(FUNCTION_URL_ROOTS.map(|path| Route { method: None, path, handler: any(function_url::call) }));
@@ -108,6 +110,8 @@ mod tests {
             ("PATCH", "/f/hello/a/b", 200, None),
             ("GET", "/f/hello", 200, None),
             ("GET", "/f/hello/", 200, None),
+            ("GET", "/ui", 200, None),
+            ("POST", "/ui/app.js", 405, Some("GET,HEAD")),
             ("GET", "/v1/nothing", 404, None),
             ("GET", "/", 404, None),
             ("PUT", "/v1/functions", 405, Some("GET,HEAD,POST")),

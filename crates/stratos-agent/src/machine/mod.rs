@@ -6,6 +6,7 @@
 mod boots;
 mod init;
 pub mod kernel_log;
+mod load;
 mod log;
 pub mod process;
 
@@ -50,6 +51,8 @@ impl Machine {
             kernel: system.release().to_string_lossy().into_owned(),
             uptime_s: uptime()?.as_secs(),
             cpus: cpus(),
+            cpu: load::cpu_times()?,
+            pressure: load::pressure(),
             memory_total_kb: memory.total / 1024,
             memory_available_kb: memory.available / 1024,
             swap_used_kb: memory.swap.saturating_sub(memory.swap_free) / 1024,

@@ -25,6 +25,7 @@ mod secret;
 mod secret_value;
 mod signals;
 mod top;
+mod ui;
 mod watch;
 
 use clap::CommandFactory;
@@ -68,6 +69,7 @@ pub(crate) async fn run(cli: Cli) -> Result<()> {
         Command::Image(ImageCommand::Boot(args)) => machine::boot(&args, output).await,
         Command::Image(ImageCommand::Snapshot(args)) => machine::snapshot(&args, output).await,
         Command::Node(command) => run_node(command, &node()?, output).await,
+        Command::Ui(args) => ui::run(&args, &node()?, output).await,
         Command::Completions { shell } => {
             // Made in memory first, so that a closed pipe is met by `Output` and not by a panic.
             let mut script = Vec::new();

@@ -1,6 +1,6 @@
 //! `stratos node status`.
 
-use stratos_api::node::{InitStatus, NodeStatus};
+use stratos_api::node::{InitStatus, NodeStatus, Pressure};
 use stratos_api::path;
 
 use crate::failure::Result;
@@ -33,6 +33,11 @@ fn render(status: &NodeStatus) -> String {
         field("swap", format!("{used}, {} of memory compressed", kb(status.zram_kb)));
     }
     field("disk", format!("{} of {} free", kb(status.state_free_kb), kb(status.state_total_kb)));
+    if let Some(pressure) = status.pressure {
+        let Pressure { cpu_some, memory_some, io_some, .. } = pressure;
+        let waited = format!("CPU {cpu_some:.1} %, memory {memory_some:.1} %, disk {io_some:.1} %");
+        field("waiting", format!("{waited} of the last 10 s"));
+    }
     if status.init.is_none() {
         let why = match status.managed {
             true => "does not answer",
@@ -73,7 +78,7 @@ fn render_init(text: &mut String, init: &InitStatus) {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use stratos_api::node::{Ability, BootRecord, ServiceStatus};
+    use stratos_api::node::{Ability, BootRecord, CpuTimes, ServiceStatus};
 
     use super::*;
 
@@ -85,6 +90,8 @@ pub(crate) mod tests {
             kernel: "6.12.1".into(),
             uptime_s: 3700,
             cpus: 2,
+            cpu: CpuTimes::default(),
+            pressure: None,
             memory_total_kb: 262_144,
             memory_available_kb: 131_072,
             swap_used_kb: 0,
@@ -123,7 +130,9 @@ pub(crate) mod tests {
             }],
             init_rss_kb: 2048,
         };
-        let own = render(&NodeStatus { swap_total_kb: 65_536, zram_kb: 512, ..status(Some(init)) });
+        let pressure = Some(Pressure { cpu_some: 12.34, io_some: 0.5, ..Pressure::default() });
+        let own = NodeStatus { swap_total_kb: 65_536, zram_kb: 512, pressure, ..status(Some(init)) };
+        let own = render(&own);
         let want = "\
 node       node-1
 version    StratOS 0.1.0, Linux 6.12.1
@@ -132,6 +141,7 @@ cpus       2
 memory     128 MiB of 256 MiB available
 swap       0 B of 64 MiB used, 512 KiB of memory compressed
 disk       1.0 MiB of 2.0 MiB free
+waiting    CPU 12.3 %, memory 0.0 %, disk 0.5 % of the last 10 s
 boot       4, ready after 2500 ms (kernel 2000 ms)
 root       not verified
 init       2.0 MiB of memory
