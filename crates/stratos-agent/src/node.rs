@@ -17,7 +17,7 @@ use tokio::sync::watch;
 
 use crate::config::{Memory, Options};
 use crate::deploy::{BuildConfig, Deployer, Trust};
-use crate::engine::{Engine, EngineConfig, EngineError};
+use crate::engine::{Engine, EngineConfig, EngineError, Observer};
 use crate::http::{self, ListenConfig, ListenError, Listeners, Services};
 use crate::keys::TrustedKeys;
 use crate::layers::Layers;
@@ -172,6 +172,7 @@ async fn serve(
         restores: options.checkpoints,
         environment: environment.clone(),
     };
+    let (observer, cgroups) = (Observer::new(options.trace), sandbox.cgroups());
     let engine = Engine::start(
         EngineConfig {
             log_dir: options.state.join("logs"),
@@ -187,6 +188,7 @@ async fn serve(
             parallel_starts: std::thread::available_parallelism()?.get(),
             egress_denied: egress_denied.clone(),
             environment,
+            observer: Arc::clone(&observer),
             starts: options.warm.then_some(starts),
         },
         store.clone(),
@@ -220,6 +222,7 @@ async fn serve(
     }
     // What connects from here on waits in the kernel until it is accepted.
     notify::ready();
+    observer.load_in_background(cgroups);
     let warmer = match options.warm {
         true => Some(Warmer::start(&options.state, started, find)?),
         false => None,

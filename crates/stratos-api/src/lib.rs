@@ -13,6 +13,7 @@ mod file_body;
 pub mod header;
 pub mod node;
 pub mod path;
+pub mod trace;
 pub mod types;
 #[cfg(feature = "client")]
 mod verifier;
@@ -23,4 +24,5 @@ pub use client::{Client, Endpoint};
 pub use error::{ApiError, Blame, ErrorCode};
 #[cfg(feature = "client")]
 pub use file_body::FileBody;
+pub use trace::{DroppedCounts, KernelFigures, NodeFeatures, ProgramGroup, SyscallCount, SyscallTrace};
 pub use types::*;

@@ -265,6 +265,9 @@ pub struct InvocationRecord {
     pub blame: Option<crate::Blame>,
     /// Trace id (W3C).
     pub trace_id: String,
+    /// What the kernel counted in the instance meanwhile, where it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<crate::KernelFigures>,
 }
 
 impl InvocationRecord {

@@ -65,7 +65,14 @@ struct signal_struct {
 	unsigned long maxrss;
 } KERNEL;
 
+struct thread_info {
+	__u32 status;
+} KERNEL;
+
 struct task_struct {
+#if defined(__TARGET_ARCH_x86)
+	struct thread_info thread_info;
+#endif
 	int pid;
 	int tgid;
 	int exit_code;
@@ -100,7 +107,23 @@ struct sock {
 	__u16 sk_protocol;
 } KERNEL;
 
-struct pt_regs;
+#if defined(__TARGET_ARCH_x86)
+struct pt_regs {
+	unsigned long orig_ax;
+} KERNEL;
+#define syscall_number(registers) ((registers)->orig_ax)
+#elif defined(__TARGET_ARCH_arm64)
+struct pt_regs {
+	int syscallno;
+} KERNEL;
+#define syscall_number(registers) ((registers)->syscallno)
+#else
+struct pt_regs {
+	unsigned long a7;
+} KERNEL;
+#define syscall_number(registers) ((registers)->a7)
+#endif
+
 struct address_space;
 struct linux_binprm;
 

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0-only
 //
-// Processes of watched cgroups: begin, exec, end.
+// Processes of watched cgroups: begin, exec, end, and system calls that they were killed for.
 #include "shared.h"
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
+
+#define SIGSYS 31
+#define TS_COMPAT 2
 
 static __always_inline void report(struct task_struct *task, __u64 cgroup, __u32 kind, __u32 flags,
 				   __s32 status, __u64 max_rss_pages)
@@ -43,6 +46,27 @@ int BPF_PROG(exec, struct task_struct *task)
 		add(&c->execs, 1);
 		report(task, cgroup, EVENT_EXEC, 0, 0, 0);
 	}
+	return 0;
+}
+
+// A seccomp filter kills with SIGSYS, and the thread that is sent it is the one that made the call.
+SEC("tp_btf/signal_generate")
+int BPF_PROG(denied, int signal)
+{
+	if (signal != SIGSYS)
+		return 0;
+	__u64 cgroup = bpf_get_current_cgroup_id();
+	if (!watched(cgroup))
+		return 0;
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct pt_regs *registers = (void *)bpf_task_pt_regs(task);
+	__u32 flags = 0;
+#if defined(__TARGET_ARCH_x86)
+	// Made through the door of 32-bit programs, where numbers mean other calls.
+	if (task->thread_info.status & TS_COMPAT)
+		flags = EVENT_FOREIGN;
+#endif
+	report(task, cgroup, EVENT_DENIED, flags, syscall_number(registers), 0);
 	return 0;
 }
 

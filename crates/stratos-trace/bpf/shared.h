@@ -37,10 +37,12 @@ struct counters {
 enum {
 	EVENT_EXEC = 1,
 	EVENT_EXIT = 2,
+	EVENT_DENIED = 3,
 };
 
 enum {
 	EVENT_OOM = 1,
+	EVENT_FOREIGN = 2,
 };
 
 struct event {

@@ -7,7 +7,10 @@
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
 
 #define BUCKETS 36
+#define MAX_NUMBER 512
 #define MAX_ERRNO 4095
+#define EPERM 1
+#define ENOSYS 38
 
 #if defined(__TARGET_ARCH_x86)
 #define NR_EXIT 60
@@ -26,6 +29,8 @@ struct call_key {
 struct call {
 	__u64 count;
 	__u64 errors;
+	// Refused by a seccomp filter before they began; in none of the others.
+	__u64 denied;
 	__u64 total_ns;
 	// By the binary logarithm of the duration in ns; the last one holds all that took longer.
 	__u64 buckets[BUCKETS];
@@ -36,12 +41,18 @@ struct running {
 	__u64 number;
 };
 
-// By cgroup id: those with a window, and when it was opened.
+struct window {
+	__u64 opened;
+	// Calls that were counted.
+	__u64 calls;
+};
+
+// By cgroup id: those with a window.
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 64);
 	__type(key, __u64);
-	__type(value, __u64);
+	__type(value, struct window);
 } windows SEC(".maps");
 
 struct {
@@ -91,13 +102,16 @@ SEC("tp_btf/sys_enter")
 int BPF_PROG(enter, struct pt_regs *registers, long number)
 {
 	__u64 cgroup = bpf_get_current_cgroup_id();
-	if (!bpf_map_lookup_elem(&windows, &cgroup))
+	struct window *window = bpf_map_lookup_elem(&windows, &cgroup);
+	if (!window)
 		return 0;
 	if (number == NR_EXIT || number == NR_EXIT_GROUP) {
 		// They do not come back.
 		struct call *call = call_of(cgroup, number);
-		if (call)
+		if (call) {
 			add(&call->count, 1);
+			add(&window->calls, 1);
+		}
 		return 0;
 	}
 	struct running *running =
@@ -111,23 +125,44 @@ int BPF_PROG(enter, struct pt_regs *registers, long number)
 	return 0;
 }
 
+// What a filter refuses never enters: its end has no begin. Neither have those that wait when the first window is
+// opened, but these end otherwise.
+static __always_inline void count_denied(__u64 cgroup, struct pt_regs *registers, long result)
+{
+	if (result != -EPERM && result != -ENOSYS)
+		return;
+	__u32 number = syscall_number(registers);
+	if (number >= MAX_NUMBER)
+		return;
+	struct call *call = call_of(cgroup, number);
+	if (call)
+		add(&call->denied, 1);
+}
+
 SEC("tp_btf/sys_exit")
 int BPF_PROG(leave, struct pt_regs *registers, long result)
 {
 	__u64 cgroup = bpf_get_current_cgroup_id();
-	__u64 *opened = bpf_map_lookup_elem(&windows, &cgroup);
-	if (!opened)
+	struct window *window = bpf_map_lookup_elem(&windows, &cgroup);
+	if (!window)
 		return 0;
 	struct running *running = bpf_task_storage_get(&now, bpf_get_current_task_btf(), 0, 0);
-	// One that began before the window, maybe in an earlier one, is not counted.
-	if (!running || running->since < *opened)
+	if (!running || !running->since) {
+		count_denied(cgroup, registers, result);
 		return 0;
+	}
+	// One that began before the window, in an earlier one, is not counted.
+	if (running->since < window->opened) {
+		running->since = 0;
+		return 0;
+	}
 	__u64 took = bpf_ktime_get_ns() - running->since;
 	// Its number as it was at its begin: rt_sigreturn leaves none behind.
 	struct call *call = call_of(cgroup, running->number);
 	running->since = 0;
 	if (!call)
 		return 0;
+	add(&window->calls, 1);
 	add(&call->count, 1);
 	add(&call->total_ns, took);
 	if (result < 0 && result >= -MAX_ERRNO)

@@ -2,7 +2,6 @@
 
 use std::io::{self, PipeReader, PipeWriter, pipe};
 use std::os::fd::AsFd as _;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -11,9 +10,6 @@ use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::CgroupId;
 use crate::layout::{EVENT_BYTES, Fields};
-
-/// Events that wait for their reader; more stay in the ring, and what finds no place there is counted.
-const WAITING: usize = 1024;
 
 /// Something that happened in a watched cgroup.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +31,13 @@ pub struct Event {
 pub enum What {
     /// It executes a program.
     Exec,
+    /// A seccomp filter kills it for a system call.
+    Denied {
+        /// The call's number.
+        number: u32,
+        /// It is that of another architecture, such as of 32-bit programs.
+        foreign: bool,
+    },
     /// It ended.
     Exit {
         /// What it gave to exit(3), when it was not killed.
@@ -52,7 +55,9 @@ impl Event {
     fn read(bytes: &[u8]) -> Option<Self> {
         const EXEC: u32 = 1;
         const EXIT: u32 = 2;
+        const DENIED: u32 = 3;
         const OUT_OF_MEMORY: u32 = 1;
+        const FOREIGN: u32 = 2;
         if bytes.len() < EVENT_BYTES {
             return None;
         }
@@ -67,6 +72,7 @@ impl Event {
         let signal = (status & 0x7f).cast_signed();
         let what = match kind {
             EXEC => What::Exec,
+            DENIED => What::Denied { number: status, foreign: flags & FOREIGN != 0 },
             EXIT => What::Exit {
                 code: (signal == 0).then_some(((status >> 8) & 0xff).cast_signed()),
                 signal: (signal != 0).then_some(signal),
@@ -79,29 +85,15 @@ impl Event {
     }
 }
 
-/// The reading end. Dropping it ends the reading.
+/// The reading of events, by a thread of its own. Dropping it ends that, once the event that is told now is told.
 pub struct Events {
-    events: Option<Receiver<Event>>,
     stop: Option<PipeWriter>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Events {
-    /// The next event; waits for it. `None` when nobody reads the ring any more.
-    pub fn next(&self) -> Option<Event> {
-        self.events.as_ref()?.recv().ok()
-    }
-
-    /// The next event, if it comes within this time.
-    pub fn next_within(&self, time: Duration) -> Option<Event> {
-        self.events.as_ref()?.recv_timeout(time).ok()
-    }
-}
-
 impl Drop for Events {
     fn drop(&mut self) {
-        // Both ends that the thread may wait at.
-        drop((self.events.take(), self.stop.take()));
+        drop(self.stop.take());
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
@@ -110,23 +102,25 @@ impl Drop for Events {
     }
 }
 
-pub(crate) fn read(map: MapHandle) -> io::Result<Events> {
-    let (sender, events) = sync_channel(WAITING);
+/// Reads the ring and tells each event.
+pub(crate) fn read(map: MapHandle, tell: impl FnMut(Event) + Send + 'static) -> io::Result<Events> {
     let (stopped, stop) = pipe()?;
     let thread = thread::Builder::new().name("events".into()).spawn(move || {
-        if let Err(error) = pump(&map, &sender, &stopped) {
+        if let Err(error) = pump(&map, tell, &stopped) {
             tracing::error!(%error, "the kernel's events cannot be read any more");
         }
     })?;
-    Ok(Events { events: Some(events), stop: Some(stop), thread: Some(thread) })
+    Ok(Events { stop: Some(stop), thread: Some(thread) })
 }
 
-/// Passes events on until the pipe is closed.
-fn pump(map: &MapHandle, sender: &SyncSender<Event>, stopped: &PipeReader) -> io::Result<()> {
+/// Tells events until the pipe is closed.
+fn pump(map: &MapHandle, mut tell: impl FnMut(Event), stopped: &PipeReader) -> io::Result<()> {
     let mut builder = RingBufferBuilder::new();
-    let pass_on = |bytes: &[u8]| match Event::read(bytes).map(|event| sender.send(event)) {
-        Some(Err(_)) => -1,
-        Some(Ok(())) | None => 0,
+    let pass_on = |bytes: &[u8]| {
+        if let Some(event) = Event::read(bytes) {
+            tell(event);
+        }
+        0
     };
     builder.add(map, pass_on).map_err(io::Error::other)?;
     let ring = builder.build().map_err(io::Error::other)?;
@@ -140,10 +134,7 @@ fn pump(map: &MapHandle, sender: &SyncSender<Event>, stopped: &PipeReader) -> io
         if !waits[1].revents().is_empty() {
             return Ok(());
         }
-        if ring.consume().is_err() {
-            // The reader is gone.
-            return Ok(());
-        }
+        ring.consume().map_err(io::Error::other)?;
     }
 }
 
@@ -174,6 +165,9 @@ mod tests {
             |code, signal, out_of_memory| What::Exit { code, signal, out_of_memory, max_rss_kib: 2 * page };
         assert_eq!(exit(0, 3 << 8), what(Some(3), None, false));
         assert_eq!(exit(1, 9), what(None, Some(9), true));
+        let denied = |flags| Event::read(&event(3, flags, 165)).unwrap().what;
+        assert_eq!(denied(0), What::Denied { number: 165, foreign: false });
+        assert_eq!(denied(2), What::Denied { number: 165, foreign: true });
         // With a core dump.
         assert_eq!(exit(0, 11 | 0x80), what(None, Some(11), false));
         assert_eq!(Event::read(&event(9, 0, 0)), None);

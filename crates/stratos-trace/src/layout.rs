@@ -6,7 +6,7 @@ pub(crate) const BUCKETS: usize = 36;
 /// Size of one cgroup's figures.
 pub(crate) const COUNTERS_BYTES: usize = 18 * 8;
 /// Size of what is kept of one system call.
-pub(crate) const CALL_BYTES: usize = (3 + BUCKETS) * 8;
+pub(crate) const CALL_BYTES: usize = (4 + BUCKETS) * 8;
 /// Size of an event.
 pub(crate) const EVENT_BYTES: usize = 56;
 
@@ -151,6 +151,8 @@ pub struct Call {
     pub count: u64,
     /// Of these, those that failed.
     pub errors: u64,
+    /// Calls that a seccomp filter refused (with EPERM or ENOSYS) before they began; in none of the others.
+    pub denied: u64,
     /// How long they took together, ns.
     pub total_ns: u64,
     /// How many took from 2^i ns to less than 2^(i+1); the last one holds all that took longer.
@@ -166,6 +168,7 @@ impl Call {
             name: name.map_or_else(|| format!("syscall_{number}"), str::to_owned),
             count: fields.u64(),
             errors: fields.u64(),
+            denied: fields.u64(),
             total_ns: fields.u64(),
             buckets: std::array::from_fn(|_| fields.u64()),
         }
@@ -196,11 +199,12 @@ mod tests {
 
     #[test]
     fn a_call_has_its_name_and_histogram() {
-        let bytes = numbers(3 + BUCKETS as u64);
+        let bytes = numbers(4 + BUCKETS as u64);
         assert_eq!(bytes.len(), CALL_BYTES);
         let call = Call::read(435, &bytes);
-        assert_eq!((call.name.as_str(), call.count, call.errors, call.total_ns), ("clone3", 1, 2, 3));
-        assert_eq!((call.buckets[0], call.buckets[BUCKETS - 1]), (4, 39));
+        assert_eq!((call.name.as_str(), call.count, call.errors), ("clone3", 1, 2));
+        assert_eq!((call.denied, call.total_ns), (3, 4));
+        assert_eq!((call.buckets[0], call.buckets[BUCKETS - 1]), (5, 40));
         assert_eq!(Call::read(511, &[]).name, "syscall_511");
     }
 }

@@ -9,7 +9,7 @@ use libbpf_rs::btf::Btf;
 use libbpf_rs::{Link, MapCore as _, MapFlags, MapHandle, Object};
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::events::{self, Events};
+use crate::events::{self, Event, Events};
 use crate::group::{self, GROUPS, Group, GroupState, Kernel, Loaded, SYSCALLS};
 use crate::layout::{COUNTERS_BYTES, Counters, Dropped, Fields};
 use crate::window::{Syscalls, Window, WindowError};
@@ -176,7 +176,8 @@ impl Tracer {
         self.counters(cgroup)
     }
 
-    /// Counts and times every system call of some cgroups until the window is dropped, at most 64 in all windows.
+    /// Counts and times every system call of some cgroups until the window is dropped, at most 64 cgroups in all windows.
+    /// Blocks for some milliseconds, as does the end of the last window.
     ///
     /// # Errors
     /// See [`WindowError`].
@@ -189,14 +190,15 @@ impl Tracer {
         Window::open(Arc::clone(syscalls), cgroups)
     }
 
-    /// The events of watched cgroups from now on. One reader at a time: each event is given to one.
+    /// Tells the events of watched cgroups, on a thread of its own, until the result is dropped. What comes while one is
+    /// told waits in a ring of 256 KiB. One reader at a time: each event is given to one.
     ///
     /// # Errors
     /// When the kernel has no eBPF, or there are no threads left.
-    pub fn events(&self) -> std::io::Result<Events> {
+    pub fn events(&self, tell: impl FnMut(Event) + Send + 'static) -> std::io::Result<Events> {
         let maps = self.maps.as_ref().ok_or_else(|| std::io::Error::other("this kernel has no eBPF"))?;
         let map = MapHandle::try_from(&maps.events).map_err(std::io::Error::other)?;
-        events::read(map)
+        events::read(map, tell)
     }
 
     /// What found no place.

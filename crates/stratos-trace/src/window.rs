@@ -6,11 +6,13 @@ use libbpf_rs::{Link, MapCore as _, MapFlags, MapHandle};
 
 use crate::CgroupId;
 use crate::group::{self, Loaded};
-use crate::layout::{CALL_BYTES, Call};
+use crate::layout::{CALL_BYTES, Call, Fields};
 use crate::tracer::monotonic_ns;
 
 /// System calls have numbers below this one.
 const NUMBERS: u32 = 512;
+/// Size of `struct window`.
+const WINDOW_BYTES: usize = 16;
 
 /// Why there is no window.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +41,8 @@ pub enum WindowError {
 pub(crate) struct Syscalls {
     /// While there is a window. Before the object: they go first.
     links: Vec<Link>,
+    /// Windows that are open, and the cgroups in them.
+    users: usize,
     open: Vec<CgroupId>,
     windows: MapHandle,
     calls: MapHandle,
@@ -48,7 +52,25 @@ pub(crate) struct Syscalls {
 impl Syscalls {
     pub(crate) fn new(loaded: Loaded) -> Result<Self, String> {
         let (windows, calls) = (group::map(&loaded.object, "windows")?, group::map(&loaded.object, "calls")?);
-        Ok(Self { links: Vec::new(), open: Vec::new(), windows, calls, loaded })
+        Ok(Self { links: Vec::new(), users: 0, open: Vec::new(), windows, calls, loaded })
+    }
+
+    /// One window more: the programs run from the first one on.
+    fn attach(&mut self) -> Result<(), WindowError> {
+        if self.users == 0 {
+            self.links =
+                group::attach(&self.loaded.object, &[]).map_err(|source| WindowError::Attach { source })?;
+        }
+        self.users += 1;
+        Ok(())
+    }
+
+    /// One window less.
+    fn detach(&mut self) {
+        self.users -= 1;
+        if self.users == 0 {
+            self.links.clear();
+        }
     }
 
     /// Begins to count a cgroup's calls.
@@ -56,34 +78,21 @@ impl Syscalls {
         if self.open.contains(&cgroup) {
             return Err(WindowError::Open);
         }
-        if self.links.is_empty() {
-            self.links =
-                group::attach(&self.loaded.object, &[]).map_err(|source| WindowError::Attach { source })?;
-        }
-        let now = monotonic_ns().to_ne_bytes();
-        let entered = self.windows.update(&cgroup.key(), &now, MapFlags::ANY);
-        if let Err(source) = entered {
-            self.detach_unused();
-            let full = group::is_full(&source);
-            return Err(if full { WindowError::Full } else { WindowError::Attach { source } });
-        }
+        let mut window = [0; WINDOW_BYTES];
+        window[..8].copy_from_slice(&monotonic_ns().to_ne_bytes());
+        self.windows.update(&cgroup.key(), &window, MapFlags::ANY).map_err(|source| {
+            if group::is_full(&source) { WindowError::Full } else { WindowError::Attach { source } }
+        })?;
         self.open.push(cgroup);
         Ok(())
     }
 
-    /// Ends the counting; what was counted stays.
+    /// Ends the counting of a cgroup's calls; what was counted stays.
     fn close(&mut self, cgroup: CgroupId) {
         let Some(at) = self.open.iter().position(|open| *open == cgroup) else { return };
         self.open.swap_remove(at);
         if let Err(error) = self.windows.delete(&cgroup.key()) {
             tracing::warn!(cgroup = cgroup.0, %error, "cannot close a window");
-        }
-        self.detach_unused();
-    }
-
-    fn detach_unused(&mut self) {
-        if self.open.is_empty() {
-            self.links.clear();
         }
     }
 
@@ -128,6 +137,7 @@ pub struct Window {
 
 impl Window {
     pub(crate) fn open(syscalls: Arc<Mutex<Syscalls>>, cgroups: &[CgroupId]) -> Result<Self, WindowError> {
+        syscalls.lock().unwrap_or_else(PoisonError::into_inner).attach()?;
         // What is open when one fails is closed by the drop.
         let mut window = Self { syscalls, cgroups: Vec::new() };
         for cgroup in cgroups {
@@ -153,6 +163,14 @@ impl Window {
     /// Whether a cgroup's calls are counted.
     pub fn has(&self, cgroup: CgroupId) -> bool {
         self.cgroups.contains(&cgroup)
+    }
+
+    /// How many calls of one of its cgroups were counted so far.
+    pub fn calls(&self, cgroup: CgroupId) -> Option<u64> {
+        let mut window = [0; WINDOW_BYTES];
+        let syscalls = self.lock();
+        let found = syscalls.windows.lookup_into(&cgroup.key(), &mut window, MapFlags::ANY);
+        (self.has(cgroup) && found.is_ok_and(|found| found)).then(|| Fields(&window[8..]).u64())
     }
 
     /// What was counted so far of one of its cgroups.
@@ -183,6 +201,7 @@ impl Drop for Window {
             syscalls.close(*cgroup);
             syscalls.forget(*cgroup);
         }
+        syscalls.detach();
     }
 }
 
@@ -206,6 +225,7 @@ impl SyscallTable {
                 Some(own) => {
                     own.count += call.count;
                     own.errors += call.errors;
+                    own.denied += call.denied;
                     own.total_ns += call.total_ns;
                     for (own, more) in own.buckets.iter_mut().zip(call.buckets) {
                         *own += more;

@@ -2,6 +2,7 @@
 
 mod artifact;
 mod secret;
+mod trace;
 
 use std::path::PathBuf;
 
@@ -11,6 +12,7 @@ use stratos_types::{FunctionName, InvocationId, KernelChoice, MemorySize, Runtim
 use stratos_vm::MachineKind;
 
 pub(crate) use self::secret::{SecretCommand, SecretRmArgs, SecretSetArgs};
+pub(crate) use self::trace::TraceArgs;
 use crate::exit;
 use crate::node::NodeArgs;
 
@@ -64,6 +66,8 @@ pub(crate) enum Command {
     Versions(NameArg),
     /// Print a function's log
     Logs(LogsArgs),
+    /// Count and time the system calls of a function's instances
+    Trace(TraceArgs),
     /// Make an earlier version the current one
     Rollback(RollbackArgs),
     /// Remove a function with all its versions
@@ -433,6 +437,11 @@ pub(crate) enum NodeCommand {
   stratos node status
   stratos node status --json | jq .init.services")]
     Status,
+    /// Print what the node can see of functions by eBPF, and what its machine lacks
+    #[command(after_help = "Examples:
+  stratos node features
+  stratos node features --json | jq '.groups[] | select(.state == \"refused\")'")]
+    Features,
     /// Print the node's own log: PID 1, services, kernel
     Logs(NodeLogsArgs),
     /// Draw the tree of the node's processes

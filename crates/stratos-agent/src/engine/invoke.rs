@@ -8,13 +8,14 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use http_body::Body;
 use http_body_util::BodyExt;
-use stratos_api::{ApiError, ErrorCode, InvocationRecord, LogLine, Phases};
+use stratos_api::{ApiError, Blame, ErrorCode, InvocationRecord, LogLine, Phases};
 use stratos_types::{InvocationId, TraceContext};
 use tokio::sync::{mpsc, oneshot};
 
 use super::deployed::Deployed;
 use super::failure::{self, During, EndReason};
 use super::instance::{StartTimes, WayIn};
+use super::observe::Begin;
 use super::pool::{Lease, Place};
 use super::port::{Port, PortError};
 use super::runtime_api::{Job, Reply};
@@ -70,6 +71,7 @@ impl Engine {
             delivered: None,
             start: None,
             state: None,
+            kernel: None,
         };
         let deployed = match self.resolve(&request.key, request.version).await {
             Ok(deployed) => deployed,
@@ -106,7 +108,12 @@ impl Engine {
             _ if !outcome.meta.restored => {}
             Ok(_) => self.learn(&deployed, &instance),
             Err(error) => {
-                let crashed = matches!(error.code, ErrorCode::FunctionCrashed | ErrorCode::FunctionTimeout);
+                let crashed = matches!(
+                    error.code,
+                    ErrorCode::FunctionCrashed
+                        | ErrorCode::FunctionSyscallDenied
+                        | ErrorCode::FunctionTimeout
+                );
                 if let Some(checkpoint) = instance.restored_from().filter(|_| crashed) {
                     self.restored_crashed(&deployed, checkpoint, error);
                 }
@@ -152,6 +159,8 @@ pub(super) struct Run {
     request_bytes: u64,
     start: Option<StartTimes>,
     delivered: Option<Instant>,
+    /// What the kernel had counted in the instance when it was given.
+    kernel: Option<Begin>,
 }
 
 impl Run {
@@ -160,6 +169,7 @@ impl Run {
         self.meta.cold = lease.start.is_some();
         self.meta.restored = lease.start.is_some_and(|start| start.restored);
         self.start = lease.start;
+        self.kernel = self.state.as_ref().and_then(|state| lease.instance.observed.begin(&state.windows));
         self.delivered = Some(Instant::now());
         lease.instance.begin_work(self.meta.id);
     }
@@ -316,11 +326,13 @@ impl Run {
 
     /// Gives the place back and writes the record, off the path of the answer.
     pub(super) fn finish(self, response_bytes: u64, error: Option<&ApiError>, lease: Option<Lease>) {
-        let (mut cpu_us, mut memory_peak_kb) = (None, None);
+        let (mut cpu_us, mut memory_peak_kb, mut kernel) = (None, None, None);
         if let Some(lease) = lease {
             lease.instance.end_work(self.meta.id);
             // Before the place is given back: the next request's use is not this one's.
             (cpu_us, memory_peak_kb) = lease.instance.usage();
+            let begin = self.kernel.as_ref().zip(self.state.as_ref());
+            kernel = begin.and_then(|(begin, state)| lease.instance.observed.end(begin, &state.windows));
             drop(lease);
         }
         let record = InvocationRecord {
@@ -339,8 +351,12 @@ impl Run {
             outcome: error.map_or("ok", |e| e.code.as_str()).to_owned(),
             blame: error.map(|e| e.blame),
             trace_id: self.meta.trace.trace_id(),
+            kernel,
         };
         let Some(state) = self.state else { return };
+        if error.is_some_and(|error| error.blame == Blame::Function) {
+            state.windows.failed(&record.function, &state.observer);
+        }
         let instance = record.instance.clone().unwrap_or_else(|| "-".into());
         platform_line(&state.log, &instance, Some(self.meta.id), report(&record, error));
         lock(&state.records).add(record);

@@ -30,6 +30,7 @@ mod self_signed;
 mod serve;
 pub mod sigv4;
 mod token;
+mod trace;
 pub mod url_answer;
 pub mod url_event;
 

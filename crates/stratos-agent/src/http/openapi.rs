@@ -6,7 +6,7 @@ use stratos_api::DeployEvent;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
-use super::{aws, build, control, deploy, function_url, invoke, keys, logs, node, observe, secrets};
+use super::{aws, build, control, deploy, function_url, invoke, keys, logs, node, observe, secrets, trace};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -27,6 +27,9 @@ use super::{aws, build, control, deploy, function_url, invoke, keys, logs, node,
         invoke::invoke,
         observe::invocations,
         logs::logs,
+        trace::open,
+        trace::last,
+        trace::end,
         observe::dead_letters,
         observe::requeue,
         observe::forget,
@@ -36,6 +39,7 @@ use super::{aws, build, control, deploy, function_url, invoke, keys, logs, node,
         secrets::remove,
         node::status,
         node::tree,
+        trace::features,
         node::boots,
         node::boot_svg,
         node::logs,

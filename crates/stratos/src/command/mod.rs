@@ -17,12 +17,14 @@ mod machine;
 mod new;
 mod node_boot;
 mod node_end;
+mod node_features;
 mod node_logs;
 mod node_status;
 mod node_tree;
 mod secret;
 mod secret_value;
 mod signals;
+mod trace;
 mod watch;
 
 use clap::CommandFactory;
@@ -52,6 +54,7 @@ pub(crate) async fn run(cli: Cli) -> Result<()> {
         Command::Rollback(args) => functions::rollback(&args, &node()?, output).await,
         Command::Rm(args) => functions::remove(&args, &node()?, output).await,
         Command::Logs(args) => logs::run(&args, &node()?, output).await,
+        Command::Trace(args) => trace::run(&args, &node()?, output).await,
         Command::DeadLetters(args) => dead_letters::run(&args, &node()?, output).await,
         Command::Secret(command) => secret::run(command, &node()?, output).await,
         Command::Dev(args) => dev::run(&args, &cli.node, output).await,
@@ -77,6 +80,7 @@ async fn run_node(command: NodeCommand, node: &Node, output: Output) -> Result<(
     match command {
         NodeCommand::Health => health::run(node, output).await,
         NodeCommand::Status => node_status::run(node, output).await,
+        NodeCommand::Features => node_features::run(node, output).await,
         NodeCommand::Logs(args) => node_logs::run(&args, node, output).await,
         NodeCommand::Tree(args) => node_tree::run(&args, node, output).await,
         NodeCommand::Boot(args) => node_boot::run(&args, node, output).await,
