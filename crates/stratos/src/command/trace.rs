@@ -152,8 +152,7 @@ mod tests {
             max_ns: 4096,
             buckets,
         };
-        let exit =
-            SyscallCount { name: "exit".into(), count: 1, total_ns: 0, buckets: vec![0; 36], ..call.clone() };
+        let exit = SyscallCount { name: "exit".into(), count: 1, total_ns: 0, buckets: vec![0; 36], ..call };
         let mut trace = SyscallTrace {
             function: "hello".into(),
             trigger: "request".into(),
