@@ -16,7 +16,7 @@ pub struct KernelFigures {
     /// Page faults.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub faults: Option<u64>,
-    /// Of these, those for a page of a file that was not in memory.
+    /// Of these, those that waited for a disk; each is counted with its thread's next fault.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub major_faults: Option<u64>,
     /// Most memory that one of its processes has had since its first request, without mapped files, in KiB.

@@ -10,22 +10,36 @@ char LICENSE[] SEC("license") = "Dual MIT/GPL";
 #define MM_ANONPAGES 1
 #define MM_SHMEMPAGES 3
 
+// Major faults of a thread that are counted.
+struct seen {
+	__u64 major_faults;
+	bool begun;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct seen);
+} threads SEC(".maps");
+
+// Whether a fault is major shows when it is over, and is counted with the thread's next one.
 SEC("tp_btf/page_fault_user")
 int BPF_PROG(fault)
 {
 	struct counters *c = watched(bpf_get_current_cgroup_id());
-	if (c)
-		add(&c->faults, 1);
-	return 0;
-}
-
-// A page of a file that was not in memory (Linux 6.11 and newer).
-SEC("tp_btf/mm_filemap_fault")
-int BPF_PROG(major_fault)
-{
-	struct counters *c = watched(bpf_get_current_cgroup_id());
-	if (c)
-		add(&c->major_faults, 1);
+	if (!c)
+		return 0;
+	add(&c->faults, 1);
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct seen *seen = bpf_task_storage_get(&threads, task, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	if (!seen)
+		return 0;
+	__u64 now = task->maj_flt;
+	if (seen->begun && now > seen->major_faults)
+		add(&c->major_faults, now - seen->major_faults);
+	seen->major_faults = now;
+	seen->begun = true;
 	return 0;
 }
 

@@ -76,6 +76,7 @@ struct task_struct {
 	int pid;
 	int tgid;
 	int exit_code;
+	unsigned long maj_flt;
 	char comm[16];
 	struct css_set *cgroups;
 	struct signal_struct *signal;

@@ -86,7 +86,8 @@ impl Kernel<'_> {
         match program {
             "exit_last" => self.arguments("sched_process_exit").is_some_and(|count| count > 1),
             "exit_first" => self.arguments("sched_process_exit").is_none_or(|count| count <= 1),
-            "major_fault" => self.arguments("mm_filemap_fault").is_some(),
+            // Not on every architecture.
+            "fault" => self.arguments("page_fault_user").is_some(),
             _ => true,
         }
     }

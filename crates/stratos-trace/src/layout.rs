@@ -41,7 +41,7 @@ pub struct Counters {
     pub off_cpu_ns: u64,
     /// Page faults. (`faults`)
     pub faults: u64,
-    /// Of these, those for a page of a file that was not in memory. (`faults`, from Linux 6.11)
+    /// Of these, those that waited for a disk; each is counted with the thread's next fault. (`faults`)
     pub major_faults: u64,
     /// Most memory that one of its processes has had while watched, without mapped files, KiB. (`faults`)
     pub memory_peak_kib: u64,

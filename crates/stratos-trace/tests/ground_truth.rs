@@ -352,6 +352,46 @@ fn memory_that_is_touched_is_the_high_water_mark() {
     assert!(counted.faults >= pages / 512 && counted.faults <= pages + pages / 20, "{counted:?}");
 }
 
+/// Maps a file that is not in memory, reads a byte of some of its pages, and prints how many major faults its own
+/// resource usage tells of.
+const READER: &str = "
+import mmap, os, resource, sys
+sys.stdin.readline()
+file = os.open(sys.argv[1], os.O_RDWR)
+os.write(file, b'x' * (16 << 20))
+os.fsync(file)
+os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+pages = mmap.mmap(file, 0, prot=mmap.PROT_READ)
+pages.madvise(mmap.MADV_RANDOM)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_majflt
+for at in range(0, len(pages), 1 << 20):
+    pages[at]
+last = bytearray(64 << 20)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_majflt - before)
+";
+
+#[test]
+fn major_faults_are_those_of_getrusage() {
+    let Some(rig) = rig("major_faults_are_those_of_getrusage") else { return };
+    // On a disk, which /tmp may not be.
+    let file = tempfile::NamedTempFile::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let mut child = Command::new("python3")
+        .args(["-c", READER])
+        .arg(file.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    fs::write(rig.folder.join("cgroup.procs"), child.id().to_string()).unwrap();
+    child.stdin.take().unwrap().write_all(b"\n").unwrap();
+    let output = child.wait_with_output().unwrap();
+    let expected: u64 = String::from_utf8(output.stdout).unwrap().trim().parse().unwrap();
+    let counted = rig.counters().major_faults;
+    assert!(expected >= 16, "{expected}: the file is read from a disk");
+    // Python itself may have had some before.
+    assert!(counted >= expected && counted <= expected + 8, "{counted}, not {expected}");
+}
+
 #[test]
 fn sleep_is_off_cpu_time_and_only_that() {
     let Some(rig) = rig("sleep_is_off_cpu_time_and_only_that") else { return };

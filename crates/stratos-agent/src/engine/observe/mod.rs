@@ -31,7 +31,7 @@ struct Loaded {
     /// Which figures there are.
     scheduler: bool,
     faults: bool,
-    major_faults: bool,
+    memory: bool,
     network: bool,
     lifecycle: bool,
 }
@@ -92,8 +92,9 @@ impl Observer {
         };
         let loaded = Loaded {
             scheduler: tracer.is_attached("scheduler"),
-            faults: tracer.is_attached("faults"),
-            major_faults: has("major_fault:"),
+            // Architectures without the tracepoint of faults have the rest of the group.
+            faults: has("fault:"),
+            memory: has("memory:"),
             network: tracer.is_attached("network"),
             lifecycle: tracer.is_attached("lifecycle"),
             _events: events,
@@ -216,9 +217,9 @@ fn figures(loaded: &Loaded, counted: &Counters, syscalls: Option<u64>) -> Kernel
         run_queue_us: us(loaded.scheduler, counted.run_queue_ns),
         off_cpu_us: us(loaded.scheduler, counted.off_cpu_ns),
         faults: of(loaded.faults, counted.faults),
-        major_faults: of(loaded.major_faults, counted.major_faults),
+        major_faults: of(loaded.faults, counted.major_faults),
         // 0: it has not changed since it is watched.
-        memory_peak_kb: of(loaded.faults, counted.memory_peak_kib).filter(|kib| *kib > 0),
+        memory_peak_kb: of(loaded.memory, counted.memory_peak_kib).filter(|kib| *kib > 0),
         rx_bytes: of(loaded.network, counted.rx_bytes),
         tx_bytes: of(loaded.network, counted.tx_bytes),
         connects: of(loaded.network, counted.connects),
