@@ -396,7 +396,10 @@ fn major_faults_are_those_of_getrusage() {
 fn sleep_is_off_cpu_time_and_only_that() {
     let Some(rig) = rig("sleep_is_off_cpu_time_and_only_that") else { return };
     let mut worker = rig.process("sleep 400");
-    // It has waited to begin for some time by now, which is nobody's.
+    // It waits to begin for longer than all that follows, which is nobody's.
+    let mut other = rig.process("sleep 800");
+    other.run();
+    other.end();
     let (began, before) = (Instant::now(), rig.tracer.begin(rig.cgroup).unwrap());
     worker.run();
     let slept = rig.counters().since(&before).off_cpu_ns / 1_000_000;
