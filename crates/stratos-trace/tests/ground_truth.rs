@@ -28,6 +28,9 @@ fn work() {
     let amount: usize = amount.parse().expect("a number");
     say(READY);
     wait_for_line();
+    // It is in its cgroup by now, and waits there.
+    say(READY);
+    wait_for_line();
     match kind {
         "getppid" => (0..amount).for_each(|_| assert!(rustix::process::getppid().is_some())),
         "fail" => (0..amount).for_each(|_| assert!(fs::metadata("/nonexistent/file").is_err())),
@@ -168,7 +171,10 @@ impl Rig {
         let mut output = BufReader::new(child.stdout.take().unwrap());
         wait_for(&mut output, READY);
         fs::write(self.folder.join("cgroup.procs"), child.id().to_string()).unwrap();
-        Worker { input: child.stdin.take(), output, child }
+        let mut worker = Worker { input: child.stdin.take(), output, child };
+        worker.go();
+        wait_for(&mut worker.output, READY);
+        worker
     }
 
     fn events(&self) -> (Events, Receiver<Event>) {
