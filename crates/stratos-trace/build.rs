@@ -1,4 +1,4 @@
-//! Compiles the eBPF programs in `bpf/`, one object for each group.
+//! Compiles the eBPF programs in `bpf/`, one object for each group, and what static libelf may lack.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -18,6 +18,28 @@ fn main() {
     };
     for object in OBJECTS {
         compile(object, architecture, &headers, &out);
+    }
+    complete_libelf(&out);
+}
+
+/// Adds to libelf what some builds of it leave out.
+fn complete_libelf(out: &Path) {
+    println!("cargo::rerun-if-changed=native");
+    let object = out.join("libelf.o");
+    run(Command::new("cc")
+        .args(["-O2", "-fPIC", "-Wall", "-Werror", "-c", "native/libelf.c", "-o"])
+        .arg(&object));
+    let library = out.join("libelf_rest.a");
+    run(Command::new("ar").arg("crsD").arg(library).arg(object));
+    println!("cargo::rustc-link-search=native={}", out.display());
+    println!("cargo::rustc-link-lib=static=elf_rest");
+}
+
+fn run(command: &mut Command) {
+    match command.status() {
+        Ok(status) if status.success() => {}
+        Ok(status) => panic!("{command:?}: {status}"),
+        Err(error) => panic!("{command:?} cannot be run: {error}; `make` installs it"),
     }
 }
 
