@@ -118,6 +118,9 @@ impl Connection {
         self.consume(head_end);
         answer.body = if answer.header("transfer-encoding").eq_ignore_ascii_case("chunked") {
             self.chunked()?
+        } else if status == 204 {
+            // It has no body, and so no length (RFC 9110, section 15.3.5).
+            Vec::new()
         } else {
             let length = answer.header("content-length");
             let length = length.parse().with_context(|| format!("content-length `{length}`"))?;
@@ -225,6 +228,7 @@ mod tests {
         let chunked = answer(&[HEAD, "3\r\nhel\r\n2;x=1\r", "\nlo\r\n0\r\n", "\r\n"]).unwrap();
         assert_eq!((chunked.status, chunked.text().as_str()), (201, "hello"));
         assert!(chunked.ok().unwrap_err().to_string().contains("201"));
+        assert_eq!(answer(&["HTTP/1.1 204 No Content\r\n\r\n"]).unwrap().status, 204);
     }
 
     #[test]

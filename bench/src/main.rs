@@ -23,6 +23,7 @@ mod peers;
 mod program;
 mod stats;
 mod timing;
+mod trace_overhead;
 mod warm;
 
 use std::process::ExitCode;
@@ -49,6 +50,11 @@ enum Bench {
     Boot(boot::Options),
     /// What compressed swap and reading ahead at boot change, in a virtual machine.
     Memory(memory::Options),
+    /// What it costs that the kernel is asked about instances, in CPU time.
+    TraceOverhead(trace_overhead::Options),
+    /// The process of a loop of system calls that `trace-overhead` starts.
+    #[command(name = trace_overhead::SPIN, hide = true)]
+    Spin,
     /// The latency of a function on reserved CPUs, idle and beside functions that take all CPU time they get.
     Isolation(isolation::Options),
 }
@@ -61,6 +67,8 @@ fn main() -> ExitCode {
         Bench::Warm(options) => warm::run(options),
         Bench::Boot(options) => boot::run(options),
         Bench::Memory(options) => memory::run(options),
+        Bench::TraceOverhead(options) => trace_overhead::run(options),
+        Bench::Spin => trace_overhead::spin(),
         Bench::Isolation(options) => isolation::run(options),
     };
     match result {

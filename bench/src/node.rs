@@ -159,6 +159,11 @@ impl Stratos {
         }
     }
 
+    /// The agent's process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.node.pid()
+    }
+
     /// The agent's resident memory in KiB.
     ///
     /// # Errors

@@ -90,6 +90,15 @@ pub struct Options {
         value_parser = BoolishValueParser::new())]
     pub warm: bool,
 
+    /// Observe instances by eBPF, as far as the kernel allows; `off`: load nothing into it.
+    #[arg(long, env = "STRATOS_TRACE", value_name = "on|off", default_value = "on",
+          value_parser = |text: &str| match text {
+              "on" => Ok(true),
+              "off" => Ok(false),
+              _ => Err("write on or off"),
+          }, action = clap::ArgAction::Set)]
+    pub trace: bool,
+
     /// How long an instance without requests is kept.
     #[arg(long, value_name = "TIME", default_value = "10m")]
     pub idle_timeout: Timeout,

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 
 use crate::config::{Memory, Options};
 use crate::deploy::{BuildConfig, Deployer, Trust};
-use crate::engine::{Engine, EngineConfig, EngineError};
+use crate::engine::{Engine, EngineConfig, EngineError, Observer};
 use crate::http::{self, ListenConfig, ListenError, Listeners, Services};
 use crate::keys::TrustedKeys;
 use crate::layers::Layers;
@@ -185,6 +185,7 @@ async fn serve(
     let names: HashSet<_> = functions.iter().map(|function| function.key.name.as_str()).collect();
     recorder.keep(|name| names.contains(name));
     let recording = recorder.start();
+    let (observer, cgroups) = (Observer::new(options.trace), sandbox.cgroups());
     let engine = Engine::start(
         EngineConfig {
             log_dir: options.state.join("logs"),
@@ -200,6 +201,7 @@ async fn serve(
             parallel_starts: std::thread::available_parallelism()?.get(),
             egress_denied: egress_denied.clone(),
             environment,
+            observer: Arc::clone(&observer),
             starts: options.warm.then_some(starts),
             recorder,
         },
@@ -234,6 +236,7 @@ async fn serve(
     }
     // What connects from here on waits in the kernel until it is accepted.
     notify::ready();
+    observer.load_in_background(cgroups);
     let warmer = match options.warm {
         true => Some(Warmer::start(&options.state, started, find)?),
         false => None,

@@ -89,6 +89,10 @@ codes! {
     FunctionCrashed = "function_crashed", 502, Function;
     /// The function's process was ended for using more memory than its limit.
     FunctionOutOfMemory = "function_out_of_memory", 502, Function;
+    /// The function's process was killed for a system call that its profile forbids.
+    FunctionSyscallDenied = "function_syscall_denied", 502, Function;
+    /// The function's program needs a shared library that is not there.
+    FunctionLibraryMissing = "function_library_missing", 502, Function;
     /// The node does not have a secret that the function names.
     SecretMissing = "secret_missing", 502, Function;
     /// The function's secrets and the node's variables are more than an instance can be given.

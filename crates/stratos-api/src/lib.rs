@@ -14,6 +14,7 @@ pub mod header;
 pub mod node;
 pub mod path;
 pub mod telemetry;
+pub mod trace;
 pub mod types;
 #[cfg(feature = "client")]
 mod verifier;
@@ -24,4 +25,5 @@ pub use client::{Client, Endpoint};
 pub use error::{ApiError, Blame, ErrorCode};
 #[cfg(feature = "client")]
 pub use file_body::FileBody;
+pub use trace::{DroppedCounts, KernelFigures, NodeFeatures, ProgramGroup, SyscallCount, SyscallTrace};
 pub use types::*;

@@ -20,6 +20,9 @@ pub const INVOKE: &str = "/v1/functions/{name}/invoke";
 pub const INVOCATIONS: &str = "/v1/functions/{name}/invocations";
 /// GET: log lines; `?tail=N`, `?follow=true` (newline-delimited JSON).
 pub const LOGS: &str = "/v1/functions/{name}/logs";
+/// POST: count and time every system call of its instances; `?for=30s`. GET: the last such window. DELETE: end the open
+/// one now.
+pub const TRACE: &str = "/v1/functions/{name}/trace";
 /// GET: asynchronous invocations that failed for good.
 pub const DEAD_LETTERS: &str = "/v1/functions/{name}/dead-letters";
 /// POST: queue it again. DELETE: forget it.
@@ -40,6 +43,8 @@ pub const SECRET: &str = "/v1/secrets/{name}";
 pub const NODE: &str = "/v1/node";
 /// GET: its processes.
 pub const NODE_TREE: &str = "/v1/node/tree";
+/// GET: what it can see and enforce, and what it lacks.
+pub const NODE_FEATURES: &str = "/v1/node/features";
 /// GET: its last boots, phase by phase.
 pub const NODE_BOOTS: &str = "/v1/node/boots";
 /// GET: one boot as a chart (SVG); `?boot=N`.

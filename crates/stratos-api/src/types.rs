@@ -310,6 +310,9 @@ pub struct InvocationRecord {
     /// functions with more than one request at a time or a server of their own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub post_hook_us: Option<u64>,
+    /// What the kernel counted in the instance meanwhile, where it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<crate::KernelFigures>,
 }
 
 impl InvocationRecord {

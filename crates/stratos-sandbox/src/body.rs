@@ -108,6 +108,10 @@ impl Body {
         self.held.cgroup.as_ref()
     }
 
+    pub(crate) fn cgroup(&self) -> Option<u64> {
+        self.leaf()?.number()
+    }
+
     pub(crate) fn oom_killed(&self) -> bool {
         self.leaf().is_some_and(Leaf::oom_killed)
     }

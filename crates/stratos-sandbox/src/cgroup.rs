@@ -97,6 +97,11 @@ impl Base {
         fs::read_to_string(self.path.join("memory.max")).ok()?.trim().parse().ok()
     }
 
+    /// Its folder.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Path of the leaf `name`.
     pub(crate) fn leaf_path(&self, name: &str) -> PathBuf {
         self.path.join(name)
@@ -217,6 +222,11 @@ impl Leaf {
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The kernel's number of it: its folder's inode number.
+    pub(crate) fn number(&self) -> Option<u64> {
+        rustix::fs::fstat(&self.dir).ok().map(|stat| stat.st_ino)
     }
 
     fn write(&self, file: &str, text: &str) -> io::Result<()> {

@@ -194,6 +194,11 @@ impl Instance {
         self.body.wait()
     }
 
+    /// The kernel's number of its cgroup (v2); `None` on a machine without such a hierarchy.
+    pub fn cgroup(&self) -> Option<u64> {
+        self.body.cgroup()
+    }
+
     /// The kernel has killed a process in it for exceeding its memory limit. Needs the memory controller.
     pub fn oom_killed(&self) -> bool {
         self.body.oom_killed()

@@ -160,6 +160,13 @@ impl Sandbox {
         self.node.cgroups.as_ref()?.shared.memory_limit()
     }
 
+    /// Folders of the cgroups (v2) below which the instances' own are.
+    pub fn cgroups(&self) -> Vec<PathBuf> {
+        let Some(cgroups) = &self.node.cgroups else { return Vec::new() };
+        let reserved = cgroups.reserved.as_ref().ok().map(|reserved| &reserved.base);
+        std::iter::once(&cgroups.shared).chain(reserved).map(|base| base.path().to_owned()).collect()
+    }
+
     /// Mounts an EROFS image, or shares the mount that is there. It stays until the last owner drops it.
     ///
     /// # Errors

@@ -26,4 +26,5 @@ pub mod signals;
 pub mod socket;
 pub mod spawn;
 pub mod swap;
+pub mod syscalls;
 pub mod verity;

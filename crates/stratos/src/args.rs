@@ -3,6 +3,7 @@
 mod artifact;
 mod secret;
 mod telemetry;
+mod trace;
 
 use std::path::PathBuf;
 
@@ -13,6 +14,7 @@ use stratos_vm::MachineKind;
 
 pub(crate) use self::secret::{SecretCommand, SecretRmArgs, SecretSetArgs};
 pub(crate) use self::telemetry::{InvocationsArgs, SortBy, TopArgs};
+pub(crate) use self::trace::TraceArgs;
 use crate::exit;
 use crate::node::NodeArgs;
 
@@ -70,6 +72,8 @@ pub(crate) enum Command {
     Top(TopArgs),
     /// List a function's last invocations, or those that failed, or show where one's time went
     Invocations(InvocationsArgs),
+    /// Count and time the system calls of a function's instances
+    Trace(TraceArgs),
     /// Make an earlier version the current one
     Rollback(RollbackArgs),
     /// Remove a function with all its versions
@@ -455,6 +459,11 @@ pub(crate) enum NodeCommand {
   stratos node status
   stratos node status --json | jq .init.services")]
     Status,
+    /// Print what the node can see of functions by eBPF, and what its machine lacks
+    #[command(after_help = "Examples:
+  stratos node features
+  stratos node features --json | jq '.groups[] | select(.state == \"refused\")'")]
+    Features,
     /// Print the node's own log: PID 1, services, kernel
     Logs(NodeLogsArgs),
     /// Draw the tree of the node's processes

@@ -15,6 +15,8 @@ pub(super) struct Death {
     pub(super) out_of_memory: bool,
     /// Set when StratOS itself ended the instance.
     pub(super) ended_because: Option<EndReason>,
+    /// The system call that it was killed for, where the kernel tells.
+    pub(super) denied: Option<String>,
     /// The last lines the process wrote to stderr.
     pub(super) stderr: Vec<String>,
 }
@@ -61,12 +63,31 @@ const V8_HEAP_MESSAGE: &str = "JavaScript heap out of memory";
 /// Whether a line of stderr says why a process ended, so that it is not to be forgotten for those that follow: a stack
 /// trace has more lines than are kept.
 pub(super) fn is_last_word(line: &str) -> bool {
-    line.contains(V8_HEAP_MESSAGE)
+    line.contains(V8_HEAP_MESSAGE) || missing_library(line).is_some()
+}
+
+/// The shared library that a message of the loader says is missing: glibc's, also in what Python and Node.js say of an
+/// extension, or musl's.
+fn missing_library(text: &str) -> Option<&str> {
+    let glibc = text.find(": cannot open shared object file").map(|end| &text[..end]);
+    let glibc = glibc.and_then(|before| before.rsplit([' ', '"', '\n']).next());
+    let musl = || text.split_once("Error loading shared library ")?.1.split(':').next();
+    glibc.or_else(musl).filter(|name| !name.is_empty())
+}
+
+fn library_missing(library: &str) -> ApiError {
+    let message = format!(
+        "the function needs the shared library `{library}`, which is neither in its runtime nor in its package"
+    );
+    ApiError::new(ErrorCode::FunctionLibraryMissing, message).hint(
+        "add it to the package and name its folder in LD_LIBRARY_PATH ([env] in stratos.toml), or link it statically",
+    )
 }
 
 impl Death {
     fn is_out_of_memory(&self) -> bool {
-        self.out_of_memory || self.code != Some(0) && self.stderr.iter().any(|line| is_last_word(line))
+        self.out_of_memory
+            || self.code != Some(0) && self.stderr.iter().any(|line| line.contains(V8_HEAP_MESSAGE))
     }
 
     fn how(&self) -> String {
@@ -81,6 +102,7 @@ impl Death {
     /// The error of a request that the instance had when it died, or of the start that this death ended.
     pub(super) fn error(&self, during: During, memory: MemorySize) -> ApiError {
         let stderr = (!self.stderr.is_empty()).then(|| serde_json::json!({ "stderr": self.stderr }));
+        let library = self.stderr.iter().find_map(|line| missing_library(line));
         let mut error = if self.is_out_of_memory() {
             ApiError::new(
                 ErrorCode::FunctionOutOfMemory,
@@ -89,28 +111,37 @@ impl Death {
             .hint("raise `memory` in stratos.toml, or hold less at a time")
         } else if self.ended_because.is_some_and(EndReason::is_the_nodes) {
             ApiError::new(ErrorCode::Unavailable, format!("the instance {}", self.how()))
+        } else if let Some(library) = library.filter(|_| self.code.is_some_and(|code| code != 0)) {
+            library_missing(library)
+        } else if self.signal == Some(SIGSYS) {
+            self.syscall_denied(during)
         } else {
-            let (code, when, hint) = match during {
-                During::Init => (
-                    ErrorCode::FunctionInitFailed,
-                    "before it could take a request",
-                    "`stratos logs` shows what it printed",
-                ),
+            let (code, hint) = match during {
+                During::Init => (ErrorCode::FunctionInitFailed, "`stratos logs` shows what it printed"),
                 During::Request => (
                     ErrorCode::FunctionCrashed,
-                    "while it had this request",
                     "`stratos logs` shows what it printed; the request was not tried again",
                 ),
             };
-            let hint = if self.signal == Some(SIGSYS) {
-                "it made a system call that its profile forbids"
-            } else {
-                hint
-            };
-            ApiError::new(code, format!("the function's process {} {when}", self.how())).hint(hint)
+            let message = format!("the function's process {} {}", self.how(), during.when());
+            ApiError::new(code, message).hint(hint)
         };
         error.detail = stderr;
         error
+    }
+
+    fn syscall_denied(&self, during: During) -> ApiError {
+        let call = match &self.denied {
+            Some(name) if name.contains(' ') => format!("a system call {name}"),
+            Some(name) => format!("the system call `{name}`"),
+            None => "a system call".to_owned(),
+        };
+        let message = format!(
+            "the function's process was killed for {call}, which its profile forbids, {}",
+            during.when()
+        );
+        ApiError::new(ErrorCode::FunctionSyscallDenied, message)
+            .hint("do without it: docs/security.md tells what a function may ask of the kernel")
     }
 }
 
@@ -121,7 +152,16 @@ pub(super) enum During {
     Request,
 }
 
-const SIGSYS: i32 = 31;
+impl During {
+    const fn when(self) -> &'static str {
+        match self {
+            Self::Init => "before it could take a request",
+            Self::Request => "while it had this request",
+        }
+    }
+}
+
+pub(super) const SIGSYS: i32 = 31;
 
 fn signal_name(signal: i32) -> String {
     let name = match signal {
@@ -141,11 +181,23 @@ fn signal_name(signal: i32) -> String {
 
 /// The handler threw, or init did: `detail` is what the bootstrap reported.
 pub(super) fn reported(code: ErrorCode, detail: Value) -> ApiError {
-    let what = match code {
-        ErrorCode::FunctionInitFailed => "the function failed to initialize",
-        _ => "the function returned an error",
+    let (what, hint) = match code {
+        ErrorCode::FunctionInitFailed => {
+            // A library that a handler misses while it has a request is its own error.
+            let text = detail.get("errorMessage").and_then(Value::as_str);
+            if let Some(library) = text.and_then(missing_library) {
+                let mut error = library_missing(library);
+                error.detail = Some(detail);
+                return error;
+            }
+            let hint =
+                "the function's code failed before its first request; `stratos logs` shows what it printed";
+            ("the function failed to initialize", Some(hint))
+        }
+        _ => ("the function returned an error", None),
     };
     let mut error = ApiError::new(code, format!("{what}: {}", said(&detail)));
+    error.hint = hint.map(str::to_owned);
     error.detail = Some(detail);
     error
 }
@@ -206,7 +258,9 @@ pub(super) fn hooks_timed_out(hook: Hook, limit: std::time::Duration) -> ApiErro
 /// that could not be read), or says that a read failed.
 pub(super) fn may_be_unreadable_layer(error: &ApiError) -> bool {
     match error.code {
-        ErrorCode::FunctionInitFailed | ErrorCode::FunctionCrashed => true,
+        ErrorCode::FunctionInitFailed | ErrorCode::FunctionCrashed | ErrorCode::FunctionLibraryMissing => {
+            true
+        }
         ErrorCode::FunctionError => {
             let says =
                 |text: &str| ["EIO", "I/O error", "Input/output error"].iter().any(|s| text.contains(s));
@@ -331,9 +385,36 @@ mod tests {
     }
 
     #[test]
+    fn a_missing_library_is_told_by_name() {
+        for (text, name) in [
+            ("libx.so.2: cannot open shared object file: No such file or directory", Some("libx.so.2")),
+            ("ImportError: liby.so: cannot open shared object file: No such file", Some("liby.so")),
+            (
+                "Error loading shared library libz.so.1: No such file or directory (needed by ./app)",
+                Some("libz.so.1"),
+            ),
+            (": cannot open shared object file", None),
+            ("cannot open file", None),
+        ] {
+            assert_eq!(missing_library(text), name, "{text}");
+            assert_eq!(is_last_word(text), name.is_some());
+        }
+        let detail = serde_json::json!({"errorType": "ImportError",
+            "errorMessage": "liby.so: cannot open shared object file: No such file or directory"});
+        let error = reported(ErrorCode::FunctionInitFailed, detail.clone());
+        assert_eq!((error.code, error.detail), (ErrorCode::FunctionLibraryMissing, Some(detail)));
+    }
+
+    #[test]
     fn each_death_has_its_own_error() {
-        let death =
-            Death { code: None, signal: None, out_of_memory: false, ended_because: None, stderr: Vec::new() };
+        let death = Death {
+            code: None,
+            signal: None,
+            out_of_memory: false,
+            ended_because: None,
+            denied: None,
+            stderr: Vec::new(),
+        };
         let memory = MemorySize::from_mib(128).unwrap();
         let cases = [
             (Death { code: Some(3), ..death.clone() }, During::Request, "function_crashed", "status 3"),
@@ -354,6 +435,27 @@ mod tests {
                 During::Init,
                 "function_out_of_memory",
                 "128MB",
+            ),
+            (
+                Death { signal: Some(31), denied: Some("mount".into()), ..death.clone() },
+                During::Request,
+                "function_syscall_denied",
+                "`mount`",
+            ),
+            (Death { signal: Some(31), ..death.clone() }, During::Init, "function_syscall_denied", "a system call"),
+            (
+                Death {
+                    code: Some(127),
+                    stderr: vec![
+                        "./app: error while loading shared libraries: libfoo.so.1: cannot open shared object file: \
+                         No such file or directory"
+                            .into(),
+                    ],
+                    ..death.clone()
+                },
+                During::Init,
+                "function_library_missing",
+                "`libfoo.so.1`",
             ),
             (
                 Death { ended_because: Some(EndReason::Timeout), signal: Some(9), ..death.clone() },

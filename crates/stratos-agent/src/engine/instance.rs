@@ -23,10 +23,11 @@ use super::begin::{Begun, Pipes, Start, start_error};
 use super::checkpoint::OfVersion;
 use super::checkpointable::{ParkPoint, park_point};
 use super::deployed::{Deployed, HTTP_PORT};
-use super::failure::{Death, During, EndReason, Hook, hooks_timed_out, is_last_word, timed_out};
+use super::failure::{Death, During, EndReason, Hook, SIGSYS, hooks_timed_out, is_last_word, timed_out};
 use super::held::Origin;
 use super::lock;
 use super::log::{FunctionLog, MAX_LINE_BYTES};
+use super::observe::{Observed, Observer};
 use super::off_worker::OffWorker;
 use super::port::Port;
 use super::release::{self, Given, is_given_at_start};
@@ -64,6 +65,15 @@ pub(super) struct Instance {
     runtime_api: Option<JoinHandle<()>>,
     /// What it was restored from.
     checkpoint: OnceLock<Arc<OfVersion>>,
+    /// What the kernel tells of it.
+    pub(super) observed: Observed,
+}
+
+/// What instances are started by, and seen by.
+#[derive(Clone)]
+pub(super) struct Host {
+    pub(super) sandbox: Arc<Sandbox>,
+    pub(super) observer: Arc<Observer>,
 }
 
 /// What an instance works on, so that its output can be told by invocation.
@@ -140,12 +150,13 @@ impl Instance {
     /// Whose fault it is that it cannot: `function_init_failed`, `function_out_of_memory`, `function_timeout`
     /// (its init took longer than the function's timeout), or `internal`.
     pub(super) async fn start(
-        sandbox: Arc<Sandbox>,
+        host: Host,
         deployed: Arc<Deployed>,
         log: Arc<FunctionLog>,
         beginning: Beginning,
         unusable: impl FnOnce(&StartError),
     ) -> Result<(Arc<Self>, StartTimes), NotReady> {
+        let Host { sandbox, observer } = host;
         let Beginning { origin, given, hook_limit, began } = beginning;
         let id = match &origin {
             Some(Origin::Held(held)) => held.id,
@@ -177,6 +188,7 @@ impl Instance {
         if let Some(error) = not_restored {
             unusable(&error);
         }
+        let observed = observer.observe(inner.cgroup());
         let pipes = Pipes::take(&mut inner, &release).map_err(|e| internal(&e))?;
         let listener = inner.take_runtime_listener();
 
@@ -208,6 +220,7 @@ impl Instance {
             peak_seen: Mutex::default(),
             runtime_api,
             checkpoint: OnceLock::new(),
+            observed,
         });
         let output = [
             tokio::spawn(Arc::clone(&instance).read_output(pipes.stdout, "stdout", Arc::clone(&log))),
@@ -388,10 +401,13 @@ impl Instance {
         if tokio::time::timeout(LAST_OUTPUT, drained).await.is_err() {
             tracing::debug!(instance = %self.id, "the last output of an instance did not end");
         }
+        let signal = exit.as_ref().and_then(|e| e.signal);
+        let denied = if signal == Some(SIGSYS) { self.observed.denied().await } else { None };
         let death = Death {
             code: exit.as_ref().and_then(|e| e.code),
-            signal: exit.as_ref().and_then(|e| e.signal),
+            signal,
             out_of_memory,
+            denied,
             ended_because: self.ended_because.get().copied(),
             stderr: lock(&self.stderr).iter().cloned().collect(),
         };

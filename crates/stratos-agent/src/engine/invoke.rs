@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use http_body::Body;
 use http_body_util::BodyExt;
-use stratos_api::{ApiError, ErrorCode, InvocationRecord, LogLine, Phases};
+use stratos_api::{ApiError, Blame, ErrorCode, InvocationRecord, LogLine, Phases};
 use stratos_telemetry::{Ended, Late};
 use stratos_types::{InvocationId, Timeout, TraceContext};
 use tokio::sync::{mpsc, oneshot};
@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::deployed::Deployed;
 use super::failure::{self, During, EndReason};
 use super::instance::{StartTimes, WayIn};
+use super::observe::Begin;
 use super::pool::{Lease, Place, Pool};
 use super::port::{Port, PortError};
 use super::runtime_api::{Job, Reply};
@@ -63,6 +64,7 @@ impl Engine {
             start: None,
             recorder: Arc::clone(self.recorder()),
             state: None,
+            kernel: None,
         };
         let deployed = match self.resolve(&request.key, request.version).await {
             Ok(deployed) => deployed,
@@ -105,7 +107,12 @@ impl Engine {
             _ if !outcome.meta.restored => {}
             Ok(_) => self.learn(&deployed, &instance),
             Err(error) => {
-                let crashed = matches!(error.code, ErrorCode::FunctionCrashed | ErrorCode::FunctionTimeout);
+                let crashed = matches!(
+                    error.code,
+                    ErrorCode::FunctionCrashed
+                        | ErrorCode::FunctionSyscallDenied
+                        | ErrorCode::FunctionTimeout
+                );
                 if let Some(checkpoint) = instance.restored_from().filter(|_| crashed) {
                     self.restored_crashed(&deployed, checkpoint, error);
                 }
@@ -163,6 +170,8 @@ pub(super) struct Run {
     /// When its runtime took the request.
     taken: Arc<OnceLock<Instant>>,
     late: Arc<Late>,
+    /// What the kernel had counted in the instance when it was given.
+    kernel: Option<Begin>,
 }
 
 impl Run {
@@ -171,6 +180,7 @@ impl Run {
         self.meta.cold = lease.start.is_some();
         self.meta.restored = lease.start.is_some_and(|start| start.restored);
         self.start = lease.start;
+        self.kernel = self.state.as_ref().and_then(|state| lease.instance.observed.begin(&state.windows));
         self.delivered = Some(Instant::now());
         lease.instance.begin_work(self.meta.id);
     }
@@ -347,11 +357,13 @@ impl Run {
 
     /// Gives the place back and writes the record, off the path of the answer.
     pub(super) fn finish(self, response_bytes: u64, error: Option<&ApiError>, lease: Option<Lease>) {
-        let (mut cpu_us, mut memory_peak_kb) = (None, None);
+        let (mut cpu_us, mut memory_peak_kb, mut kernel) = (None, None, None);
         if let Some(lease) = lease {
             lease.instance.end_work(self.meta.id);
             // Before the place is given back: the next request's use is not this one's.
             (cpu_us, memory_peak_kb) = lease.instance.usage();
+            let begin = self.kernel.as_ref().zip(self.state.as_ref());
+            kernel = begin.and_then(|(begin, state)| lease.instance.observed.end(begin, &state.windows));
             drop(lease);
         }
         let phases = self.meta.phases;
@@ -378,8 +390,12 @@ impl Run {
             slo_breached: self.latency_aim.is_some_and(|aim| served > aim),
             pre_hook_us: restored.map(|start| micros(start.executed, start.ready)),
             post_hook_us: None,
+            kernel,
         };
         let Some(state) = self.state else { return };
+        if error.is_some_and(|error| error.blame == Blame::Function) {
+            state.windows.failed(&record.function, &state.observer);
+        }
         let instance = record.instance.clone().unwrap_or_else(|| "-".into());
         platform_line(&state.log, &instance, Some(self.meta.id), report(&record, error));
         lock(&state.records).add(&record);

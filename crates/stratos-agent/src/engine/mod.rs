@@ -17,6 +17,7 @@ mod instance;
 mod invoke;
 mod listening;
 mod log;
+mod observe;
 mod off_worker;
 mod parked;
 mod pool;
@@ -36,7 +37,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::HeaderValue;
-use stratos_api::{ApiError, ErrorCode, Health, InstanceInfo, InvocationRecord, MissingFeature, Phases};
+use stratos_api::{
+    ApiError, ErrorCode, Health, InstanceInfo, InvocationRecord, MissingFeature, NodeFeatures, Phases,
+    SyscallTrace,
+};
 use stratos_sandbox::Sandbox;
 use stratos_store::{AsyncRequest, Store};
 use stratos_telemetry::Late;
@@ -51,6 +55,8 @@ pub(crate) use self::checkpoint::chain;
 use self::deployed::Deployed;
 pub(crate) use self::deployed::subject;
 pub use self::log::FunctionLog;
+pub use self::observe::Observer;
+use self::observe::Windows;
 use self::pool::Pool;
 use self::record::Records;
 pub(crate) use self::release::is_given;
@@ -93,6 +99,8 @@ pub struct EngineConfig {
     pub egress_denied: stratos_sandbox::egress::Denied,
     /// Variables that all functions are given.
     pub environment: NodeEnvironment,
+    /// What the kernel tells of instances.
+    pub observer: Arc<Observer>,
     /// Who is told of the images of cold starts.
     pub starts: Option<Starts>,
     /// Who is told of invocations that have ended.
@@ -252,6 +260,8 @@ struct Inner {
 struct FunctionState {
     records: Mutex<Records>,
     log: Arc<FunctionLog>,
+    windows: Arc<Windows>,
+    observer: Arc<Observer>,
 }
 
 /// Why an engine cannot start.
@@ -458,11 +468,7 @@ impl Engine {
 
     /// How the node is.
     pub fn health(&self) -> Health {
-        let missing: Vec<_> = self.0.sandbox.features().missing();
-        let missing: Vec<MissingFeature> = missing
-            .into_iter()
-            .map(|m| MissingFeature { what: m.what.to_string(), consequence: m.consequence.to_string() })
-            .collect();
+        let missing = self.missing();
         let (mut instances, mut queued) = (0, 0);
         for pool in lock(&self.0.pools).values() {
             let (i, q) = pool.size();
@@ -479,6 +485,47 @@ impl Engine {
             agent_rss_kb: own_rss_kb().unwrap_or(0),
             layers: self.0.layers.list(),
         }
+    }
+
+    /// What the node can see and enforce.
+    pub fn features(&self) -> NodeFeatures {
+        let (tracing, groups, dropped) = self.0.config.observer.state();
+        NodeFeatures { tracing: tracing.to_owned(), groups, dropped, missing: self.missing() }
+    }
+
+    /// Counts and times every system call of a function's instances for this time, or until the receiver is dropped or
+    /// [`Engine::end_trace`] is called.
+    ///
+    /// # Errors
+    /// `not_found`; `unsupported` where the kernel does not let system calls be traced; `conflict` while a window is open.
+    pub async fn trace(
+        &self,
+        key: &FunctionKey,
+        time: Duration,
+    ) -> Result<tokio::sync::oneshot::Receiver<SyscallTrace>, ApiError> {
+        self.resolve(key, None).await?;
+        let cgroups = self.pools_of(key).iter().flat_map(|pool| pool.cgroups()).collect();
+        let state = self.function_state(key);
+        state.windows.run(key.name.as_str(), &state.observer, cgroups, time).await
+    }
+
+    /// Ends a function's open window; false when there is none.
+    pub fn end_trace(&self, key: &FunctionKey) -> bool {
+        lock(&self.0.functions).get(key).is_some_and(|state| state.windows.end())
+    }
+
+    /// The last window of a function that has ended.
+    pub fn last_trace(&self, key: &FunctionKey) -> Option<SyscallTrace> {
+        lock(&self.0.functions).get(key)?.windows.last()
+    }
+
+    fn missing(&self) -> Vec<MissingFeature> {
+        let missing = self.0.sandbox.features().missing();
+        let told = |m: &stratos_sandbox::Missing| MissingFeature {
+            what: m.what.to_string(),
+            consequence: m.consequence.to_string(),
+        };
+        missing.iter().map(told).collect()
     }
 
     /// Ends all instances, those with requests once these are answered or `grace` is over.
@@ -531,6 +578,8 @@ impl Engine {
             Arc::new(FunctionState {
                 records: Mutex::default(),
                 log: Arc::new(FunctionLog::new(&self.0.config.log_dir, key)),
+                windows: Arc::default(),
+                observer: Arc::clone(&self.0.config.observer),
             })
         });
         Arc::clone(state)

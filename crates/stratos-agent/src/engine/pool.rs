@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use stratos_api::{ApiError, Blame, InstanceInfo};
+use stratos_trace::CgroupId;
 use tokio::sync::oneshot;
 
 use super::deployed::Deployed;
@@ -271,6 +272,12 @@ impl Pool {
             function: function.clone(),
         };
         lock(&self.state).members.iter().map(running).collect()
+    }
+
+    /// The cgroups of its instances.
+    pub(super) fn cgroups(&self) -> Vec<CgroupId> {
+        let state = lock(&self.state);
+        state.members.iter().filter_map(|member| member.instance.observed.cgroup()).collect()
     }
 
     pub(super) fn kill_all(&self) {

@@ -327,9 +327,7 @@ impl RuntimeApi {
             StartedAs::Original if named == Some(BEFORE_SNAPSHOT) => {
                 failure::hook_failed(Hook::BeforeSnapshot, detail)
             }
-            _ => failure::reported(ErrorCode::FunctionInitFailed, detail).hint(
-                "the function's code failed before its first request; `stratos logs` shows what it printed",
-            ),
+            _ => failure::reported(ErrorCode::FunctionInitFailed, detail),
         };
         self.init.send_replace(InitState::Failed(error));
         accepted()

@@ -12,7 +12,7 @@ use stratos_types::CheckpointMode;
 use super::deployed::Deployed;
 use super::failure::EndReason;
 use super::held::Origin;
-use super::instance::{Beginning, Instance, NotReady, StartTimes};
+use super::instance::{Beginning, Host, Instance, NotReady, StartTimes};
 use super::invoke::platform_line;
 use super::pool::Pool;
 use super::{Engine, FunctionLog, lock};
@@ -112,10 +112,12 @@ impl Engine {
         // What becomes of the instance is told of this checkpoint, in whose place there may be another by then.
         let checkpoint = origin.as_ref().and_then(|_| self.checkpoint_now(deployed));
         let start = |origin: Option<Origin>| {
-            let (sandbox, of, log) = (Arc::clone(&self.0.sandbox), Arc::clone(deployed), Arc::clone(log));
+            let (of, log) = (Arc::clone(deployed), Arc::clone(log));
+            let host =
+                Host { sandbox: Arc::clone(&self.0.sandbox), observer: Arc::clone(&self.0.config.observer) };
             let (given, hook_limit) = (Arc::clone(&given), self.0.config.hook_limit);
             let beginning = Beginning { origin, given, hook_limit, began };
-            Instance::start(sandbox, of, log, beginning, |error: &StartError| {
+            Instance::start(host, of, log, beginning, |error: &StartError| {
                 if let Some(checkpoint) = &checkpoint {
                     self.restore_failed(deployed, checkpoint, error);
                 }
@@ -135,7 +137,12 @@ impl Engine {
             }
             // What was initialised once, and does not come back now, cannot be the function's fault.
             (Err(NotReady { error, .. }), Some(checkpoint))
-                if error.code == ErrorCode::FunctionInitFailed =>
+                if matches!(
+                    error.code,
+                    ErrorCode::FunctionInitFailed
+                        | ErrorCode::FunctionSyscallDenied
+                        | ErrorCode::FunctionLibraryMissing
+                ) =>
             {
                 self.did_not_come_back(deployed, checkpoint, &error);
                 match deployed.spec.checkpoint {

@@ -124,7 +124,9 @@ pub(super) fn function_error(error: &ApiError, request_id: &str, timeout_s: Opti
             ("Sandbox.Timedout", format!("Task timed out{after}"))
         }
         ErrorCode::FunctionOutOfMemory => ("Runtime.OutOfMemory", error.message.clone()),
-        ErrorCode::FunctionCrashed => ("Runtime.ExitError", error.message.clone()),
+        ErrorCode::FunctionCrashed | ErrorCode::FunctionSyscallDenied | ErrorCode::FunctionLibraryMissing => {
+            ("Runtime.ExitError", error.message.clone())
+        }
         ErrorCode::FunctionInitFailed => ("Runtime.InitError", error.message.clone()),
         ErrorCode::FunctionBadResponse => ("Function.ResponseSizeTooLarge", error.message.clone()),
         _ => ("Runtime.Unknown", error.message.clone()),

@@ -32,6 +32,7 @@ pub mod sigv4;
 mod telemetry;
 mod timed;
 mod token;
+mod trace;
 pub mod trace_context;
 mod ui;
 pub mod url_answer;

@@ -7,7 +7,8 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
 use super::{
-    aws, build, control, deploy, function_url, invoke, keys, logs, node, observe, secrets, telemetry, ui,
+    aws, build, control, deploy, function_url, invoke, keys, logs, node, observe, secrets, telemetry, trace,
+    ui,
 };
 
 #[derive(OpenApi)]
@@ -29,6 +30,9 @@ use super::{
         invoke::invoke,
         observe::invocations,
         logs::logs,
+        trace::open,
+        trace::last,
+        trace::end,
         observe::dead_letters,
         observe::requeue,
         observe::forget,
@@ -41,6 +45,7 @@ use super::{
         secrets::remove,
         node::status,
         node::tree,
+        trace::features,
         node::boots,
         node::boot_svg,
         node::logs,

@@ -9,7 +9,7 @@ use stratos_api::path;
 
 use super::{
     Api, aws, build, control, deploy, errors, function_url, invoke, keys, logs, node, observe, openapi,
-    secrets, telemetry, ui,
+    secrets, telemetry, trace, ui,
 };
 
 /// One entry: method (`None`: any), path, handler.
@@ -42,6 +42,9 @@ pub(super) fn table() -> Vec<Route> {
         Route { method: POST,   path: path::INVOKE,       handler: post(invoke::invoke) },
         Route { method: GET,    path: path::INVOCATIONS,  handler: get(observe::invocations) },
         Route { method: GET,    path: path::LOGS,         handler: get(logs::logs) },
+        Route { method: POST,   path: path::TRACE,        handler: post(trace::open) },
+        Route { method: GET,    path: path::TRACE,        handler: get(trace::last) },
+        Route { method: DELETE, path: path::TRACE,        handler: delete(trace::end) },
         Route { method: GET,    path: path::DEAD_LETTERS, handler: get(observe::dead_letters) },
         Route { method: POST,   path: path::DEAD_LETTER,  handler: post(observe::requeue) },
         Route { method: DELETE, path: path::DEAD_LETTER,  handler: delete(observe::forget) },
@@ -54,6 +57,7 @@ pub(super) fn table() -> Vec<Route> {
         Route { method: DELETE, path: path::SECRET,       handler: delete(secrets::remove) },
         Route { method: GET,    path: path::NODE,         handler: get(node::status) },
         Route { method: GET,    path: path::NODE_TREE,    handler: get(node::tree) },
+        Route { method: GET,    path: path::NODE_FEATURES, handler: get(trace::features) },
         Route { method: GET,    path: path::NODE_BOOTS,   handler: get(node::boots) },
         Route { method: GET,    path: path::NODE_BOOT_SVG, handler: get(node::boot_svg) },
         Route { method: GET,    path: path::NODE_LOGS,    handler: get(node::logs) },

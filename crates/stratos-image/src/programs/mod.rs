@@ -31,7 +31,7 @@ use toolchain::Toolchain;
 /// The name that is reported.
 const NAME: &str = "programs";
 /// Raised when the way programs are built changes.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// How many builds the cache keeps, and how many sets of crates, which are large.
 const KEPT: usize = 6;
 const KEPT_CRATES: usize = 2;
@@ -209,6 +209,8 @@ impl Folders<'_> {
             .variable("CARGO_HOME", "/build/cargo")
             .variable("CARGO_TARGET_DIR", "/build/target")
             .variable("CARGO_INCREMENTAL", "0")
+            // Where the static libraries are that libbpf is linked with: rustc looks only where it is told to.
+            .variable("LIBBPF_SYS_LIBRARY_PATH", &format!("/usr/lib/{}-linux-gnu", std::env::consts::ARCH))
             .variable("RUSTFLAGS", RUSTFLAGS))
     }
 }

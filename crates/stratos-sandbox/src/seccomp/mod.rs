@@ -9,7 +9,6 @@
 
 mod compile;
 mod profile;
-mod syscalls;
 
 #[cfg(test)]
 mod interpreter;

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
+use stratos_sys::syscalls::{self, Syscall};
 
 use super::SeccompError;
-use super::syscalls::{self, Syscall};
 
 /// What the filter answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

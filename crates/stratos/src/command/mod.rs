@@ -18,6 +18,7 @@ mod machine;
 mod new;
 mod node_boot;
 mod node_end;
+mod node_features;
 mod node_logs;
 mod node_status;
 mod node_tree;
@@ -25,6 +26,7 @@ mod secret;
 mod secret_value;
 mod signals;
 mod top;
+mod trace;
 mod ui;
 mod watch;
 
@@ -57,6 +59,7 @@ pub(crate) async fn run(cli: Cli) -> Result<()> {
         Command::Logs(args) => logs::run(&args, &node()?, output).await,
         Command::Top(args) => top::run(&args, &node()?, output).await,
         Command::Invocations(args) => invocations::run(&args, &node()?, output).await,
+        Command::Trace(args) => trace::run(&args, &node()?, output).await,
         Command::DeadLetters(args) => dead_letters::run(&args, &node()?, output).await,
         Command::Secret(command) => secret::run(command, &node()?, output).await,
         Command::Dev(args) => dev::run(&args, &cli.node, output).await,
@@ -83,6 +86,7 @@ async fn run_node(command: NodeCommand, node: &Node, output: Output) -> Result<(
     match command {
         NodeCommand::Health => health::run(node, output).await,
         NodeCommand::Status => node_status::run(node, output).await,
+        NodeCommand::Features => node_features::run(node, output).await,
         NodeCommand::Logs(args) => node_logs::run(&args, node, output).await,
         NodeCommand::Tree(args) => node_tree::run(&args, node, output).await,
         NodeCommand::Boot(args) => node_boot::run(&args, node, output).await,

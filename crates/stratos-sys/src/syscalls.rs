@@ -5,7 +5,7 @@
 
 /// What a profile's system call name stands for here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Syscall {
+pub enum Syscall {
     /// The call has this number.
     Number(u32),
     /// The name is right, but this architecture never had the call.
@@ -13,7 +13,7 @@ pub(super) enum Syscall {
 }
 
 /// The system call `name`, or `None` when no architecture has such a call.
-pub(super) fn find(name: &str) -> Option<Syscall> {
+pub fn find(name: &str) -> Option<Syscall> {
     let number_in = |table: &[(&str, u32)]| {
         let at = table.binary_search_by(|(entry, _)| bare(entry).cmp(name)).ok()?;
         Some(Syscall::Number(table[at].1))
@@ -22,6 +22,12 @@ pub(super) fn find(name: &str) -> Option<Syscall> {
         .or_else(|| number_in(X86_64_NUMBERS))
         .or_else(|| number_in(UNIFIED))
         .or_else(|| X86_64_NAMES.iter().any(|entry| bare(entry) == name).then_some(Syscall::Absent))
+}
+
+/// The name of the system call with this number here; `None` of one that is newer than this table.
+pub fn name(number: u32) -> Option<&'static str> {
+    let mut entries = [COMMON, X86_64_NUMBERS, UNIFIED].into_iter().flatten();
+    entries.find(|(_, n)| *n == number).map(|(entry, _)| bare(entry))
 }
 
 /// A table entry without the constants' prefix.
@@ -147,6 +153,13 @@ mod tests {
         all.sort_unstable();
         all.dedup();
         assert_eq!(all.len(), count, "two names share a number");
+    }
+
+    #[test]
+    fn numbers_have_names() {
+        assert_eq!((name(435), name(470), name(9999)), (Some("clone3"), Some("listns"), None));
+        let read = COMMON.iter().find(|(entry, _)| *entry == "SYS_read").unwrap().1;
+        assert_eq!(name(read), Some("read"));
     }
 
     #[test]
