@@ -78,7 +78,7 @@ mod tests {
         assert_eq!(planned(&gaps).0, [4 * MIB]);
         let small = mapping(MIB, 3 * MIB, &[(0, 512)]);
         assert_eq!(planned(&small), (vec![], None));
-        let mut against = full.clone();
+        let mut against = full;
         against.traits.huge_pages = Some(false);
         assert_eq!(planned(&against).1, None);
     }
