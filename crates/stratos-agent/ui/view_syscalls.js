@@ -53,6 +53,7 @@ export class SyscallsView {
         { label: 'Time', number: true, text: (row) => ns(row.total_ns), cls: () => 'strong' },
         { label: 'Calls', number: true, text: (row) => count(row.count) },
         { label: 'Errors', number: true, text: (row) => (row.errors ? count(row.errors) : ''), cls: (row) => (row.errors ? 'warn' : '') },
+        { label: 'Denied', number: true, text: (row) => (row.denied ? count(row.denied) : ''), cls: (row) => (row.denied ? 'warn' : '') },
         { label: 'p50', number: true, text: (row) => ns(row.p50_ns) },
         { label: 'p95', number: true, text: (row) => ns(row.p95_ns) },
         { label: 'Longest', number: true, text: (row) => ns(row.max_ns) },

@@ -99,10 +99,22 @@ impl Death {
         }
     }
 
+    /// The shared library for want of which it exited. Many programs only warn of one, and go on: it must have been their
+    /// first or their last word.
+    fn library(&self, during: During) -> Option<&str> {
+        const NOT_LOADED: i32 = 127;
+        let code = self.code.filter(|code| *code != 0)?;
+        let mut lines = self.stderr.iter().rev();
+        if code != NOT_LOADED && matches!(during, During::Request) {
+            return missing_library(lines.next()?);
+        }
+        lines.find_map(|line| missing_library(line))
+    }
+
     /// The error of a request that the instance had when it died, or of the start that this death ended.
     pub(super) fn error(&self, during: During, memory: MemorySize) -> ApiError {
         let stderr = (!self.stderr.is_empty()).then(|| serde_json::json!({ "stderr": self.stderr }));
-        let library = self.stderr.iter().find_map(|line| missing_library(line));
+        let library = self.library(during);
         let mut error = if self.is_out_of_memory() {
             ApiError::new(
                 ErrorCode::FunctionOutOfMemory,
@@ -111,7 +123,7 @@ impl Death {
             .hint("raise `memory` in stratos.toml, or hold less at a time")
         } else if self.ended_because.is_some_and(EndReason::is_the_nodes) {
             ApiError::new(ErrorCode::Unavailable, format!("the instance {}", self.how()))
-        } else if let Some(library) = library.filter(|_| self.code.is_some_and(|code| code != 0)) {
+        } else if let Some(library) = library {
             library_missing(library)
         } else if self.signal == Some(SIGSYS) {
             self.syscall_denied(during)
@@ -443,6 +455,20 @@ mod tests {
                 "`mount`",
             ),
             (Death { signal: Some(31), ..death.clone() }, During::Init, "function_syscall_denied", "a system call"),
+            // It was warned of, long ago.
+            (
+                Death {
+                    code: Some(1),
+                    stderr: vec![
+                        "libcuda.so.1: cannot open shared object file: No such file or directory".into(),
+                        "Error: something else".into(),
+                    ],
+                    ..death.clone()
+                },
+                During::Request,
+                "function_crashed",
+                "status 1",
+            ),
             (
                 Death {
                     code: Some(127),

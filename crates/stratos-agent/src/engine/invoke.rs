@@ -111,6 +111,7 @@ impl Engine {
                     error.code,
                     ErrorCode::FunctionCrashed
                         | ErrorCode::FunctionSyscallDenied
+                        | ErrorCode::FunctionLibraryMissing
                         | ErrorCode::FunctionTimeout
                 );
                 if let Some(checkpoint) = instance.restored_from().filter(|_| crashed) {
@@ -393,7 +394,7 @@ impl Run {
             kernel,
         };
         let Some(state) = self.state else { return };
-        if error.is_some_and(|error| error.blame == Blame::Function) {
+        if record.slo_breached || error.is_some_and(|error| error.blame == Blame::Function) {
             state.windows.failed(&record.function, &state.observer);
         }
         let instance = record.instance.clone().unwrap_or_else(|| "-".into());
@@ -408,14 +409,16 @@ impl Run {
 /// Whether an error is told of a start that failed, rather than of waiting for one.
 fn is_of_start(code: ErrorCode) -> bool {
     use ErrorCode::{
-        EnvironmentTooLarge, FunctionCrashed, FunctionInitFailed, FunctionOutOfMemory, FunctionTimeout,
-        Internal, SecretMissing,
+        EnvironmentTooLarge, FunctionCrashed, FunctionInitFailed, FunctionLibraryMissing,
+        FunctionOutOfMemory, FunctionSyscallDenied, FunctionTimeout, Internal, SecretMissing,
     };
     matches!(
         code,
         FunctionInitFailed
             | FunctionCrashed
+            | FunctionLibraryMissing
             | FunctionOutOfMemory
+            | FunctionSyscallDenied
             | FunctionTimeout
             | SecretMissing
             | EnvironmentTooLarge

@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -71,20 +71,20 @@ impl Finish {
         Self { run, lease, source, deadline, spec, watchdog: watchdog.abort_handle() }
     }
 
-    fn done(mut self, bytes: u64, error: Option<ApiError>) {
+    fn done(mut self, sent: Sent, error: Option<ApiError>) {
         self.watchdog.abort();
-        self.run.meta.phases = self.run.phases(Instant::now());
+        self.run.meta.phases = self.run.phases(Instant::now() - sent.waited);
         if let (WayIn::Http(port), Source::Port(sender), None) =
             (&self.lease.instance.way_in, self.source, &error)
         {
             port.keep(sender);
         }
         let error = error.map(|e| e.for_invocation(self.run.meta.id));
-        self.run.finish(bytes, error.as_ref(), Some(self.lease));
+        self.run.finish(sent.bytes, error.as_ref(), Some(self.lease));
     }
 
     /// The answer broke off: for want of time, because the process died, or for the function's own reasons.
-    async fn broke_off(self, bytes: u64, broken: ApiError) {
+    async fn broke_off(self, sent: Sent, broken: ApiError) {
         let error = if Instant::now() >= self.deadline {
             failure::timed_out(&self.spec, During::Request)
         } else {
@@ -93,31 +93,52 @@ impl Finish {
                 Err(_) => broken,
             }
         };
-        self.done(bytes, Some(error));
+        self.done(sent, Some(error));
     }
 
     /// The caller went away. A handler keeps its place until it has sent all, or its time is over.
-    async fn abandoned(mut self, bytes: u64) {
+    async fn abandoned(mut self, sent: Sent) {
         let message = "the caller went away before the end of the answer";
         let error = ApiError::new(ErrorCode::BadRequest, message);
         if let Source::Handler(ended) = &mut self.source {
             // An instance that dies drops its end, which is an end as well; the watchdog sees to it that one comes.
             ended.await.unwrap_or_default();
         }
-        self.done(bytes, Some(error));
+        self.done(sent, Some(error));
+    }
+}
+
+/// What of a body has gone out.
+#[derive(Debug, Default, Clone, Copy)]
+struct Sent {
+    bytes: u64,
+    /// How long it lay here for a caller that was not ready for it: not the function's time.
+    waited: Duration,
+    /// When the last of it was given out, until more is asked for.
+    given: Option<Instant>,
+}
+
+impl Sent {
+    fn gives(&mut self, bytes: u64) {
+        self.bytes += bytes;
+        self.given = Some(Instant::now());
+    }
+
+    fn is_asked(&mut self) {
+        self.waited += self.given.take().map_or(Duration::ZERO, |given| given.elapsed());
     }
 }
 
 /// A body on its way to the caller. It holds the place in the instance until it ends.
 pub(super) struct StreamedBody<B> {
     body: B,
-    sent: u64,
+    sent: Sent,
     finish: Option<Finish>,
 }
 
 impl<B: Body> StreamedBody<B> {
     pub(super) fn new(body: B, finish: Finish) -> Self {
-        let mut streamed = Self { body, sent: 0, finish: Some(finish) };
+        let mut streamed = Self { body, sent: Sent::default(), finish: Some(finish) };
         streamed.finish_at_end();
         streamed
     }
@@ -145,9 +166,10 @@ where
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
+        this.sent.is_asked();
         match Pin::new(&mut this.body).poll_frame(context) {
             Poll::Ready(Some(Ok(frame))) => {
-                this.sent += frame.data_ref().map_or(0, |data| data.len() as u64);
+                this.sent.gives(frame.data_ref().map_or(0, |data| data.len() as u64));
                 this.finish_at_end();
                 Poll::Ready(Some(Ok(frame)))
             }
