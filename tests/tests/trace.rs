@@ -146,6 +146,26 @@ async fn records_tell_what_the_kernel_counted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn waits_are_told_whole_beside_other_requests() {
+    if !need_root("waits_are_told_whole_beside_other_requests") {
+        return;
+    }
+    let node = node(Node::builder()).await;
+    node.deploy(&worker().setting("concurrency = 4\nmax_instances = 1")).await;
+    node.invoke_ok("worker", ask("nothing", 0)).await;
+    let others = async {
+        for _ in 0..10 {
+            node.invoke_ok("worker", ask("nothing", 0)).await;
+        }
+    };
+    tokio::join!(node.invoke_ok("worker", ask("sleep", 1000)), others);
+    let records = node.records("worker").await;
+    let slept = records.iter().find(|record| record.phases.handler_us >= 1_000_000).expect("one slept");
+    let waited = slept.kernel.as_ref().and_then(|kernel| kernel.off_cpu_us);
+    assert!(waited.is_some_and(|us| us >= 1_000_000), "{slept:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_window_counts_every_system_call_exactly() {
     if !need_root("a_window_counts_every_system_call_exactly") {
         return;
@@ -232,6 +252,14 @@ async fn a_client_that_goes_ends_its_window() {
     drop(connection);
     while trace(&node, Method::GET, "").await.status != StatusCode::OK {
         assert!(begun.elapsed() < PATIENCE, "the window does not end");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // However early they go, windows can be opened afterwards.
+    for _ in 0..8 {
+        drop(node.begin("POST /v1/functions/worker/trace?for=5m", ""));
+    }
+    while trace(&node, Method::POST, "?for=1ms").await.status != StatusCode::OK {
+        assert!(begun.elapsed() < PATIENCE, "a window stays half open");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

@@ -65,6 +65,10 @@ struct signal_struct {
 	unsigned long maxrss;
 } KERNEL;
 
+struct kernel_siginfo {
+	int si_code;
+} KERNEL;
+
 struct thread_info {
 	__u32 status;
 } KERNEL;

@@ -6,6 +6,10 @@
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
 
 #define SIGSYS 31
+// Why SIGSYS is sent: by seccomp (include/uapi/asm-generic/siginfo.h).
+#define SYS_SECCOMP 1
+// What stands in for the pointer to a signal's cause: none (0), or the kernel itself (1).
+#define SEND_SIG_PRIV 1
 #define TS_COMPAT 2
 
 static __always_inline void report(struct task_struct *task, __u64 cgroup, __u32 kind, __u32 flags,
@@ -49,11 +53,12 @@ int BPF_PROG(exec, struct task_struct *task)
 	return 0;
 }
 
-// A seccomp filter kills with SIGSYS, and the thread that is sent it is the one that made the call.
+// A seccomp filter kills with SIGSYS, and the thread that is sent it is the one that made the call. One that a process
+// sends tells of no call.
 SEC("tp_btf/signal_generate")
-int BPF_PROG(denied, int signal)
+int BPF_PROG(denied, int signal, struct kernel_siginfo *info)
 {
-	if (signal != SIGSYS)
+	if (signal != SIGSYS || (__u64)info <= SEND_SIG_PRIV || BPF_CORE_READ(info, si_code) != SYS_SECCOMP)
 		return 0;
 	__u64 cgroup = bpf_get_current_cgroup_id();
 	if (!watched(cgroup))

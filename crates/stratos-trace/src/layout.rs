@@ -6,6 +6,7 @@ pub(crate) const BUCKETS: usize = 36;
 /// Size of one cgroup's figures.
 pub(crate) const COUNTERS_BYTES: usize = 18 * 8;
 /// Size of what is kept of one system call.
+#[cfg(test)]
 pub(crate) const CALL_BYTES: usize = (4 + BUCKETS) * 8;
 /// Size of an event.
 pub(crate) const EVENT_BYTES: usize = 56;

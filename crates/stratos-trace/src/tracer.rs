@@ -165,8 +165,9 @@ impl Tracer {
         found.is_ok_and(|found| found).then(|| Counters::read(&bytes))
     }
 
-    /// A piece of work begins in a watched cgroup: what its threads have slept until now is no part of it. Gives the
-    /// figures at its begin.
+    /// A piece of work begins in a watched cgroup that did nothing: what its threads have slept until now is no part of
+    /// it. Gives the figures at its begin. Where other work goes on, [`Tracer::counters`] is to be asked instead: the
+    /// sleep that belongs to that would be lost.
     pub fn begin(&self, cgroup: CgroupId) -> Option<Counters> {
         let maps = self.maps.as_ref()?;
         let now = monotonic_ns().to_ne_bytes();
@@ -176,7 +177,8 @@ impl Tracer {
         self.counters(cgroup)
     }
 
-    /// Counts and times every system call of some cgroups until the window is dropped, at most 64 cgroups in all windows.
+    /// Counts and times every system call of some cgroups until the window is dropped, at most 64 cgroups in all windows;
+    /// [`Window::left_out`] tells how many found no place beside others.
     /// Blocks for some milliseconds, as does the end of the last window.
     ///
     /// # Errors

@@ -6,11 +6,11 @@ use libbpf_rs::{Link, MapCore as _, MapFlags, MapHandle};
 
 use crate::CgroupId;
 use crate::group::{self, Loaded};
-use crate::layout::{CALL_BYTES, Call, Fields};
+use crate::layout::{Call, Fields};
 use crate::tracer::monotonic_ns;
 
-/// System calls have numbers below this one.
-const NUMBERS: u32 = 512;
+/// Places in the map of calls. All are asked for at once: of less, the library would take a short answer for the last.
+const CALLS: u32 = 4096;
 /// Size of `struct window`.
 const WINDOW_BYTES: usize = 16;
 
@@ -44,15 +44,57 @@ pub(crate) struct Syscalls {
     /// Windows that are open, and the cgroups in them.
     users: usize,
     open: Vec<CgroupId>,
+    maps: Arc<Maps>,
+    loaded: Loaded,
+}
+
+/// What programs count into. Read without the lock: requests wait for that.
+struct Maps {
     windows: MapHandle,
     calls: MapHandle,
-    loaded: Loaded,
+}
+
+impl Maps {
+    /// What was counted in some cgroups, each call with its key.
+    fn counted(&self, of: &[CgroupId]) -> Vec<(Vec<u8>, Call)> {
+        let all = match self.calls.lookup_batch(CALLS, MapFlags::ANY, MapFlags::ANY) {
+            Ok(all) => all,
+            Err(error) => {
+                tracing::warn!(%error, "cannot read what a window has counted");
+                return Vec::new();
+            }
+        };
+        let read = |(key, value): (Vec<u8>, Vec<u8>)| {
+            let mut fields = Fields(&key);
+            let (cgroup, number) = (CgroupId(fields.u64()), fields.u32());
+            of.contains(&cgroup).then(|| Call::read(number, &value)).map(|call| (key, call))
+        };
+        all.filter_map(read).collect()
+    }
+
+    fn table(&self, of: &[CgroupId]) -> SyscallTable {
+        let mut table = SyscallTable::default();
+        for (_, call) in self.counted(of) {
+            table.add_call(&call);
+        }
+        table.calls.sort_unstable_by_key(|call| call.number);
+        table
+    }
+
+    fn forget(&self, of: &[CgroupId]) {
+        for (key, _) in self.counted(of) {
+            if let Err(error) = self.calls.delete(&key) {
+                tracing::warn!(%error, "cannot forget what a window has counted");
+            }
+        }
+    }
 }
 
 impl Syscalls {
     pub(crate) fn new(loaded: Loaded) -> Result<Self, String> {
         let (windows, calls) = (group::map(&loaded.object, "windows")?, group::map(&loaded.object, "calls")?);
-        Ok(Self { links: Vec::new(), users: 0, open: Vec::new(), windows, calls, loaded })
+        let maps = Arc::new(Maps { windows, calls });
+        Ok(Self { links: Vec::new(), users: 0, open: Vec::new(), maps, loaded })
     }
 
     /// One window more: the programs run from the first one on.
@@ -80,68 +122,44 @@ impl Syscalls {
         }
         let mut window = [0; WINDOW_BYTES];
         window[..8].copy_from_slice(&monotonic_ns().to_ne_bytes());
-        self.windows.update(&cgroup.key(), &window, MapFlags::ANY).map_err(|source| {
+        self.maps.windows.update(&cgroup.key(), &window, MapFlags::ANY).map_err(|source| {
             if group::is_full(&source) { WindowError::Full } else { WindowError::Attach { source } }
         })?;
         self.open.push(cgroup);
         Ok(())
     }
 
-    /// Ends the counting of a cgroup's calls; what was counted stays.
-    fn close(&mut self, cgroup: CgroupId) {
-        let Some(at) = self.open.iter().position(|open| *open == cgroup) else { return };
-        self.open.swap_remove(at);
-        if let Err(error) = self.windows.delete(&cgroup.key()) {
-            tracing::warn!(cgroup = cgroup.0, %error, "cannot close a window");
-        }
+    /// Another window may have the cgroup now.
+    fn release(&mut self, cgroup: CgroupId) {
+        self.open.retain(|open| *open != cgroup);
     }
-
-    fn read(&self, cgroup: CgroupId) -> SyscallTable {
-        let mut calls = Vec::new();
-        let mut bytes = [0; CALL_BYTES];
-        for number in 0..NUMBERS {
-            let found = self.calls.lookup_into(&key(cgroup, number), &mut bytes, MapFlags::ANY);
-            if found.is_ok_and(|found| found) {
-                calls.push(Call::read(number, &bytes));
-            }
-        }
-        SyscallTable { calls }
-    }
-
-    fn forget(&self, cgroup: CgroupId) {
-        for number in 0..NUMBERS {
-            match self.calls.delete(&key(cgroup, number)) {
-                Err(error) if error.kind() != libbpf_rs::ErrorKind::NotFound => {
-                    tracing::warn!(cgroup = cgroup.0, %error, "cannot forget what a window has counted");
-                }
-                _ => {}
-            }
-        }
-    }
-}
-
-/// `struct call_key`.
-fn key(cgroup: CgroupId, number: u32) -> [u8; 16] {
-    let mut key = [0; 16];
-    key[..8].copy_from_slice(&cgroup.key());
-    key[8..12].copy_from_slice(&number.to_ne_bytes());
-    key
 }
 
 /// A time in which every system call of some cgroups is counted and timed. Dropping it ends the counting and forgets
 /// what was counted; with the last window, the programs are taken out of the way of all other processes.
 pub struct Window {
     syscalls: Arc<Mutex<Syscalls>>,
+    maps: Arc<Maps>,
     cgroups: Vec<CgroupId>,
+    left_out: usize,
 }
 
 impl Window {
     pub(crate) fn open(syscalls: Arc<Mutex<Syscalls>>, cgroups: &[CgroupId]) -> Result<Self, WindowError> {
-        syscalls.lock().unwrap_or_else(PoisonError::into_inner).attach()?;
+        let maps = {
+            let mut syscalls = syscalls.lock().unwrap_or_else(PoisonError::into_inner);
+            syscalls.attach()?;
+            Arc::clone(&syscalls.maps)
+        };
         // What is open when one fails is closed by the drop.
-        let mut window = Self { syscalls, cgroups: Vec::new() };
+        let mut window = Self { syscalls, maps, cgroups: Vec::new(), left_out: 0 };
         for cgroup in cgroups {
-            window.add(*cgroup)?;
+            match window.add(*cgroup) {
+                Ok(()) => {}
+                // A part is better than nothing.
+                Err(WindowError::Full) if !window.cgroups.is_empty() => window.left_out += 1,
+                Err(error) => return Err(error),
+            }
         }
         Ok(window)
     }
@@ -160,6 +178,11 @@ impl Window {
         Ok(())
     }
 
+    /// Cgroups that it was opened for and that found no place in it.
+    pub fn left_out(&self) -> usize {
+        self.left_out
+    }
+
     /// Whether a cgroup's calls are counted.
     pub fn has(&self, cgroup: CgroupId) -> bool {
         self.cgroups.contains(&cgroup)
@@ -168,38 +191,44 @@ impl Window {
     /// How many calls of one of its cgroups were counted so far.
     pub fn calls(&self, cgroup: CgroupId) -> Option<u64> {
         let mut window = [0; WINDOW_BYTES];
-        let syscalls = self.lock();
-        let found = syscalls.windows.lookup_into(&cgroup.key(), &mut window, MapFlags::ANY);
+        let found = self.maps.windows.lookup_into(&cgroup.key(), &mut window, MapFlags::ANY);
         (self.has(cgroup) && found.is_ok_and(|found| found)).then(|| Fields(&window[8..]).u64())
     }
 
     /// What was counted so far of one of its cgroups.
     pub fn read(&self, cgroup: CgroupId) -> SyscallTable {
         match self.has(cgroup) {
-            true => self.lock().read(cgroup),
+            true => self.maps.table(&[cgroup]),
             false => SyscallTable::default(),
         }
     }
 
     /// Ends the counting, and gives what was counted of all its cgroups together.
     pub fn close(self) -> SyscallTable {
-        let mut syscalls = self.lock();
-        let mut all = SyscallTable::default();
+        self.stop();
+        self.maps.table(&self.cgroups)
+    }
+
+    /// Ends the counting; what was counted stays, and its cgroups are in no other window yet.
+    fn stop(&self) {
         for cgroup in &self.cgroups {
-            syscalls.close(*cgroup);
-            all.add(&syscalls.read(*cgroup));
+            match self.maps.windows.delete(&cgroup.key()) {
+                // Stopped before.
+                Err(error) if error.kind() == libbpf_rs::ErrorKind::NotFound => {}
+                Err(error) => tracing::warn!(cgroup = cgroup.0, %error, "cannot close a window"),
+                Ok(()) => {}
+            }
         }
-        drop(syscalls);
-        all
     }
 }
 
 impl Drop for Window {
     fn drop(&mut self) {
+        self.stop();
+        self.maps.forget(&self.cgroups);
         let mut syscalls = self.lock();
         for cgroup in &self.cgroups {
-            syscalls.close(*cgroup);
-            syscalls.forget(*cgroup);
+            syscalls.release(*cgroup);
         }
         syscalls.detach();
     }
@@ -221,19 +250,22 @@ impl SyscallTable {
     /// Adds what another has.
     pub fn add(&mut self, other: &Self) {
         for call in &other.calls {
-            match self.calls.iter_mut().find(|own| own.number == call.number) {
-                Some(own) => {
-                    own.count += call.count;
-                    own.errors += call.errors;
-                    own.denied += call.denied;
-                    own.total_ns += call.total_ns;
-                    for (own, more) in own.buckets.iter_mut().zip(call.buckets) {
-                        *own += more;
-                    }
-                }
-                None => self.calls.push(call.clone()),
-            }
+            self.add_call(call);
         }
         self.calls.sort_unstable_by_key(|call| call.number);
+    }
+
+    fn add_call(&mut self, call: &Call) {
+        let Some(own) = self.calls.iter_mut().find(|own| own.number == call.number) else {
+            self.calls.push(call.clone());
+            return;
+        };
+        own.count += call.count;
+        own.errors += call.errors;
+        own.denied += call.denied;
+        own.total_ns += call.total_ns;
+        for (own, more) in own.buckets.iter_mut().zip(call.buckets) {
+            *own += more;
+        }
     }
 }

@@ -49,6 +49,10 @@ fn work() {
             (0..amount).for_each(|_| assert!(rustix::process::getpriority_process(None).is_err()));
         }
         "forbidden" => forbidden(),
+        "signalled" => {
+            let own = rustix::process::getpid();
+            rustix::process::kill_process(own, rustix::process::Signal::SYS).unwrap();
+        }
         "powerless" => powerless(),
         "exit" => std::process::exit(i32::try_from(amount).unwrap()),
         "abort" => std::process::abort(),
@@ -458,6 +462,42 @@ fn a_forbidden_system_call_is_told_by_number() {
         (denied.pid, denied.what),
         (pid, What::Denied { number: number_of("getppid"), foreign: false })
     );
+}
+
+#[test]
+fn a_signal_that_a_process_sends_tells_of_no_system_call() {
+    let Some(rig) = rig("a_signal_that_a_process_sends_tells_of_no_system_call") else { return };
+    let (_reader, events) = rig.events();
+    let mut worker = rig.process("signalled 0");
+    let pid = worker.child.id();
+    worker.go();
+    assert_eq!(worker.end().signal(), Some(31));
+    loop {
+        let event = events.recv_timeout(Duration::from_secs(10)).expect("its end is told");
+        assert!(!matches!(event.what, What::Denied { .. }), "{event:?}");
+        if event.pid == pid && matches!(event.what, What::Exit { .. }) {
+            break;
+        }
+    }
+}
+
+#[test]
+fn a_window_over_more_cgroups_than_it_has_places_for_counts_the_first() {
+    let Some(rig) = rig("a_window_over_more_cgroups_than_it_has_places_for_counts_the_first") else { return };
+    let mut worker = rig.process("getppid 33");
+    // Of cgroups that there are not: nothing is counted, but each takes a place.
+    let all: Vec<_> = std::iter::once(rig.cgroup).chain((1..70).map(|id| CgroupId(u64::MAX - id))).collect();
+    let window = rig.tracer.window(&all).unwrap();
+    assert_eq!(window.left_out(), 6);
+    assert!(window.has(all[63]) && !window.has(all[64]));
+    assert!(matches!(rig.tracer.window(&[CgroupId(1)]), Err(WindowError::Full)), "not one has a place");
+    worker.run();
+    assert_eq!(window.read(rig.cgroup).get("getppid").map(|call| call.count), Some(33));
+    assert_eq!(window.read(all[1]), stratos_trace::SyscallTable::default());
+    assert_eq!(window.close().get("getppid").map(|call| call.count), Some(33));
+    // All places are given back.
+    assert_eq!(rig.tracer.window(&all[6..]).unwrap().left_out(), 0);
+    worker.end();
 }
 
 #[test]

@@ -31,6 +31,8 @@ impl Denied {
         };
         {
             let mut last = lock(&self.last);
+            // Its instance outlived that one, so nobody asks for it.
+            last.retain(|(of, _)| *of != cgroup);
             if last.len() == KEPT {
                 last.pop_front();
             }
@@ -41,7 +43,7 @@ impl Denied {
 
     fn take(&self, cgroup: CgroupId) -> Option<String> {
         let mut last = lock(&self.last);
-        let at = last.iter().position(|(of, _)| *of == cgroup)?;
+        let at = last.iter().rposition(|(of, _)| *of == cgroup)?;
         last.remove(at).map(|(_, name)| name)
     }
 
@@ -75,6 +77,10 @@ mod tests {
         let later = async { denied.tell(CgroupId(3), 20, true) };
         let told = tokio::join!(denied.wait(CgroupId(3)), later).0;
         assert_eq!(told.as_deref(), Some("of another architecture"));
+        denied.tell(CgroupId(4), 435, false);
+        denied.tell(CgroupId(4), 9999, false);
+        assert_eq!(denied.wait(CgroupId(4)).await.as_deref(), Some("syscall_9999"), "the last one kills");
+        assert_eq!(denied.wait(CgroupId(4)).await, None);
         (0..KEPT as u64 + 1).for_each(|id| denied.tell(CgroupId(id), 435, false));
         assert_eq!(denied.wait(CgroupId(0)).await, None);
         assert!(denied.wait(CgroupId(KEPT as u64)).await.is_some());

@@ -4,7 +4,9 @@
 //! are there, or where the kernel does not take them, everything in here gives nothing.
 
 mod denied;
+mod kept;
 mod window;
+mod work;
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -14,13 +16,17 @@ use stratos_api::{DroppedCounts, KernelFigures, ProgramGroup};
 use stratos_trace::{CgroupId, Counters, Events, GroupState, Options, Tracer, What};
 
 use self::denied::Denied;
+use self::kept::Kept;
+use self::window::Seen;
 pub(super) use self::window::Windows;
+use self::work::{Request, Work};
 
 /// The kernel as an observer of instances.
 pub struct Observer {
     enabled: bool,
     loaded: OnceLock<Loaded>,
     denied: Arc<Denied>,
+    kept: Kept,
     automatic: Arc<tokio::sync::Semaphore>,
 }
 
@@ -46,7 +52,8 @@ impl Observer {
     /// One that tells nothing yet; never, unless `enabled`.
     pub fn new(enabled: bool) -> Arc<Self> {
         let automatic = Arc::new(tokio::sync::Semaphore::new(window::AUTOMATIC_AT_ONCE));
-        Arc::new(Self { enabled, loaded: OnceLock::new(), denied: Arc::default(), automatic })
+        let (denied, kept) = (Arc::default(), Kept::default());
+        Arc::new(Self { enabled, loaded: OnceLock::new(), denied, kept, automatic })
     }
 
     /// Loads the programs on a thread of its own, which gives way to all others. `cgroups`: where instances are.
@@ -140,8 +147,12 @@ impl Observer {
 
     /// An instance to be observed, by the number of its cgroup.
     pub(super) fn observe(self: &Arc<Self>, cgroup: Option<u64>) -> Observed {
-        let observed =
-            Observed { observer: Arc::clone(self), cgroup: cgroup.map(CgroupId), watched: OnceLock::new() };
+        let observed = Observed {
+            observer: Arc::clone(self),
+            cgroup: cgroup.map(CgroupId),
+            watched: OnceLock::new(),
+            work: Work::default(),
+        };
         observed.watch();
         observed
     }
@@ -153,13 +164,15 @@ pub(super) struct Observed {
     cgroup: Option<CgroupId>,
     /// Set once it is watched, or there is no place for it.
     watched: OnceLock<bool>,
+    work: Work,
 }
 
 /// The figures of an instance when an invocation begins.
 pub(super) struct Begin {
     counters: Counters,
     /// System calls in the open window.
-    syscalls: Option<u64>,
+    syscalls: Option<Seen>,
+    request: Request,
 }
 
 impl Observed {
@@ -178,15 +191,22 @@ impl Observed {
     pub(super) fn begin(&self, windows: &Windows) -> Option<Begin> {
         let (loaded, cgroup) = self.watch()?;
         let syscalls = windows.admit(cgroup);
-        Some(Begin { counters: loaded.tracer.begin(cgroup)?, syscalls })
+        let (request, is_first) = self.work.begin();
+        let counters = match is_first {
+            true => loaded.tracer.begin(cgroup),
+            false => loaded.tracer.counters(cgroup),
+        };
+        Some(Begin { counters: counters?, syscalls, request })
     }
 
     /// An invocation has ended: what was counted since its begin.
     pub(super) fn end(&self, begin: &Begin, windows: &Windows) -> Option<KernelFigures> {
         let (loaded, cgroup) = self.watch()?;
-        let counted = loaded.tracer.counters(cgroup)?.since(&begin.counters);
+        let counters = loaded.tracer.counters(cgroup);
+        begin.request.end();
+        let counted = counters?.since(&begin.counters);
         let syscalls = windows.invoked(cgroup).zip(begin.syscalls);
-        let syscalls = syscalls.and_then(|(now, then)| now.checked_sub(then));
+        let syscalls = syscalls.and_then(|(now, then)| now.since(then));
         Some(figures(loaded, &counted, syscalls))
     }
 

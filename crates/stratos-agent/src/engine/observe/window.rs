@@ -49,6 +49,8 @@ pub(in super::super) struct Windows {
 #[derive(Default)]
 struct State {
     stage: Stage,
+    /// Windows that were opened so far: the number of the open one.
+    opened: u64,
     last: Option<SyscallTrace>,
     errors: VecDeque<Instant>,
     automatic_at: Option<Instant>,
@@ -58,8 +60,26 @@ struct State {
 enum Stage {
     #[default]
     Closed,
-    Opening,
+    /// What ends it is told as soon as it is open.
+    Opening(Arc<Notify>),
     Open(Box<Open>),
+    /// What was counted is being read.
+    Closing,
+}
+
+/// How many system calls of an instance a window has counted.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Seen {
+    /// Which of the function's windows.
+    window: u64,
+    calls: u64,
+}
+
+impl Seen {
+    /// Calls since `earlier`, which has to be in the same window.
+    pub(super) fn since(self, earlier: Self) -> Option<u64> {
+        (self.window == earlier.window).then(|| self.calls.checked_sub(earlier.calls)).flatten()
+    }
 }
 
 struct Open {
@@ -69,56 +89,75 @@ struct Open {
     began: Instant,
     instances: u32,
     invocations: u64,
+    /// What the tracer had dropped when it was opened.
     dropped: u64,
+    /// Instances, and requests of such, that there was no place for.
+    left_out: u64,
     end: Arc<Notify>,
 }
 
 impl Windows {
     /// An instance begins an invocation: its calls are counted from now on, if there is a window. Gives how many were
     /// so far.
-    pub(super) fn admit(&self, cgroup: CgroupId) -> Option<u64> {
+    pub(super) fn admit(&self, cgroup: CgroupId) -> Option<Seen> {
         if !self.is_open.load(Ordering::Acquire) {
             return None;
         }
         let mut state = lock(&self.state);
+        let window = state.opened;
         let Stage::Open(open) = &mut state.stage else { return None };
         if !open.window.has(cgroup) {
             match open.window.add(cgroup) {
                 Ok(()) => open.instances += 1,
                 Err(error) => {
+                    open.left_out += 1;
                     tracing::debug!(%error, "an instance's system calls are not counted");
                     return None;
                 }
             }
         }
-        open.window.calls(cgroup)
+        open.window.calls(cgroup).map(|calls| Seen { window, calls })
     }
 
     /// An invocation has ended. Gives how many calls of its instance were counted so far.
-    pub(super) fn invoked(&self, cgroup: CgroupId) -> Option<u64> {
+    pub(super) fn invoked(&self, cgroup: CgroupId) -> Option<Seen> {
         if !self.is_open.load(Ordering::Acquire) {
             return None;
         }
         let mut state = lock(&self.state);
+        let window = state.opened;
         let Stage::Open(open) = &mut state.stage else { return None };
         open.invocations += 1;
-        open.window.calls(cgroup)
+        open.window.calls(cgroup).map(|calls| Seen { window, calls })
     }
 
-    /// The last window that has ended.
+    /// The last window that has ended, unless those of many other functions have ended since.
     pub(in super::super) fn last(&self) -> Option<SyscallTrace> {
         lock(&self.state).last.clone()
     }
 
-    /// Ends the open window now; false when there is none.
+    /// Makes the last window that has ended be forgotten.
+    pub(super) fn forget(&self) {
+        lock(&self.state).last = None;
+    }
+
+    /// A window has been closed; what it saw, unless that could not be read.
+    pub(super) fn closed(&self, trace: Option<SyscallTrace>) {
+        let mut state = lock(&self.state);
+        state.stage = Stage::Closed;
+        state.last = trace.or(state.last.take());
+    }
+
+    /// Ends the window that is open or being opened now; false when there is none.
     pub(in super::super) fn end(&self) -> bool {
-        match &lock(&self.state).stage {
-            Stage::Open(open) => {
-                open.end.notify_one();
-                true
-            }
-            Stage::Closed | Stage::Opening => false,
-        }
+        let state = lock(&self.state);
+        let end = match &state.stage {
+            Stage::Open(open) => &open.end,
+            Stage::Opening(end) => end,
+            Stage::Closed | Stage::Closing => return false,
+        };
+        end.notify_one();
+        true
     }
 
     /// An invocation failed by the function's fault. Opens a window when that repeats.
@@ -130,8 +169,12 @@ impl Windows {
         let (windows, observer, function) = (Arc::clone(self), Arc::clone(observer), function.to_owned());
         tokio::spawn(async move {
             let _turn = turn;
-            match windows.open(&observer, Vec::new(), Trigger::Errors).await {
-                Ok(end) => windows.close_after(AUTOMATIC, end, function, &observer).await,
+            let opened = match windows.claim() {
+                Ok(end) => windows.open(&observer, Vec::new(), Trigger::Errors, &end).await.map(|()| end),
+                Err(error) => Err(error),
+            };
+            match opened {
+                Ok(end) => drop(windows.close_after(AUTOMATIC, &end, function, &observer).await),
                 Err(error) => tracing::debug!(function, %error, "no window is opened although errors repeat"),
             }
         });
@@ -149,48 +192,67 @@ impl Windows {
         cgroups: Vec<CgroupId>,
         time: Duration,
     ) -> Result<oneshot::Receiver<SyscallTrace>, ApiError> {
-        let end = self.open(observer, cgroups, Trigger::Request).await?;
+        let end = self.claim()?;
         let (mut tell, told) = oneshot::channel();
+        let (answer, answered) = oneshot::channel();
         let (windows, observer, function) = (Arc::clone(self), Arc::clone(observer), function.to_owned());
+        // On its own: who asks may go at any time, and a window that is being opened has to be open or closed then.
         tokio::spawn(async move {
-            let close = windows.close_after(time, Arc::clone(&end), function, &observer);
+            let opened = windows.open(&observer, cgroups, Trigger::Request, &end).await;
+            let is_open = opened.is_ok();
+            // Nobody hears it: then `tell` is closed as well.
+            drop(answer.send(opened));
+            if !is_open {
+                return;
+            }
+            let close = windows.close_after(time, &end, function, &observer);
             let mut close = std::pin::pin!(close);
-            tokio::select! {
-                () = &mut close => {}
+            let trace = tokio::select! {
+                trace = &mut close => trace,
                 // Nobody waits for it any more.
                 () = tell.closed() => {
                     end.notify_one();
-                    close.await;
+                    close.await
                 }
-            }
-            if let Some(trace) = windows.last() {
+            };
+            if let Some(trace) = trace {
                 // Kept as the last one, if nobody hears it.
                 drop(tell.send(trace));
             }
         });
+        answered.await.map_err(|error| {
+            ApiError::new(ErrorCode::Internal, "the node failed while it opened a window").caused_by(&error)
+        })??;
         Ok(told)
     }
 
+    /// Makes the next window be this caller's, who has to open it. Gives what ends it.
+    fn claim(&self) -> Result<Arc<Notify>, ApiError> {
+        let mut state = lock(&self.state);
+        if !matches!(state.stage, Stage::Closed) {
+            return Err(ApiError::new(ErrorCode::Conflict, "a window is open for this function already")
+                .hint("wait for its end, or end it with `stratos trace NAME --stop`"));
+        }
+        let end = Arc::new(Notify::new());
+        state.stage = Stage::Opening(Arc::clone(&end));
+        Ok(end)
+    }
+
+    /// Opens the window that was claimed. To be called by a task that nobody drops.
     async fn open(
         &self,
         observer: &Arc<Observer>,
         cgroups: Vec<CgroupId>,
         trigger: Trigger,
-    ) -> Result<Arc<Notify>, ApiError> {
-        {
-            let mut state = lock(&self.state);
-            if !matches!(state.stage, Stage::Closed) {
-                return Err(ApiError::new(ErrorCode::Conflict, "a window is open for this function already")
-                    .hint("wait for its end, or end it with `stratos trace NAME --stop`"));
-            }
-            state.stage = Stage::Opening;
-        }
+        end: &Arc<Notify>,
+    ) -> Result<(), ApiError> {
         let opened = attach(Arc::clone(observer), cgroups).await;
         let mut state = lock(&self.state);
         match opened {
             Ok((window, instances, dropped)) => {
-                let end = Arc::new(Notify::new());
+                state.opened += 1;
                 state.stage = Stage::Open(Box::new(Open {
+                    left_out: window.left_out() as u64,
                     window,
                     trigger,
                     began_at: SystemTime::now(),
@@ -198,10 +260,10 @@ impl Windows {
                     instances,
                     invocations: 0,
                     dropped,
-                    end: Arc::clone(&end),
+                    end: Arc::clone(end),
                 }));
                 self.is_open.store(true, Ordering::Release);
-                Ok(end)
+                Ok(())
             }
             Err(error) => {
                 state.stage = Stage::Closed;
@@ -210,13 +272,14 @@ impl Windows {
         }
     }
 
+    /// Closes the open window after this time, or when it is ended before. Gives what it saw.
     async fn close_after(
-        &self,
+        self: &Arc<Self>,
         time: Duration,
-        end: Arc<Notify>,
+        end: &Notify,
         function: String,
         observer: &Arc<Observer>,
-    ) {
+    ) -> Option<SyscallTrace> {
         tokio::select! {
             () = tokio::time::sleep(time) => {}
             () = end.notified() => {}
@@ -225,16 +288,20 @@ impl Windows {
             let mut state = lock(&self.state);
             self.is_open.store(false, Ordering::Release);
             // Nothing else is opened until what was counted is read.
-            std::mem::replace(&mut state.stage, Stage::Opening)
+            std::mem::replace(&mut state.stage, Stage::Closing)
         };
-        let Stage::Open(open) = stage else { return };
-        let observer = Arc::clone(observer);
-        let closed = tokio::task::spawn_blocking(move || trace(*open, function, &observer)).await;
-        let mut state = lock(&self.state);
-        state.stage = Stage::Closed;
-        match closed {
-            Ok(trace) => state.last = Some(trace),
-            Err(error) => tracing::error!(%error, "reading a window failed"),
+        let Stage::Open(open) = stage else { return None };
+        let reader = Arc::clone(observer);
+        match tokio::task::spawn_blocking(move || trace(*open, function, &reader)).await {
+            Ok(trace) => {
+                observer.kept.keep(self, trace.clone());
+                Some(trace)
+            }
+            Err(error) => {
+                tracing::error!(%error, "reading a window failed");
+                self.closed(None);
+                None
+            }
         }
     }
 }
@@ -271,7 +338,8 @@ async fn attach(observer: Arc<Observer>, cgroups: Vec<CgroupId>) -> Result<(Wind
                 ApiError::new(ErrorCode::Internal, "system calls cannot be traced").caused_by(&error)
             }
         })?;
-        Ok((window, cgroups.len() as u32, tracer.dropped().syscalls))
+        let instances = (cgroups.len() - window.left_out()) as u32;
+        Ok((window, instances, tracer.dropped().syscalls))
     };
     tokio::task::spawn_blocking(open).await.map_err(|error| {
         ApiError::new(ErrorCode::Internal, "the node failed while it opened a window").caused_by(&error)
@@ -290,7 +358,7 @@ fn trace(open: Open, function: String, observer: &Observer) -> SyscallTrace {
         duration_ms,
         instances: open.instances,
         invocations: open.invocations,
-        dropped: dropped.saturating_sub(open.dropped),
+        dropped: dropped.saturating_sub(open.dropped) + open.left_out,
         calls: counts(&table),
     }
 }
@@ -329,8 +397,34 @@ mod tests {
         assert!((64..123).all(|at| !state.errors_repeat(after(at))));
         assert!(state.errors_repeat(after(123)));
         // Not while one is open.
-        state.stage = Stage::Opening;
+        state.stage = Stage::Closing;
         assert!((183..300).all(|at| !state.errors_repeat(after(at))));
         assert_eq!(state.errors.len(), ERRORS);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_goes_while_a_window_is_opened_leaves_none() {
+        let windows: Arc<Windows> = Arc::default();
+        let observer = Observer::new(true);
+        tokio::select! {
+            biased;
+            _ = windows.run("hello", &observer, Vec::new(), Duration::from_secs(300)) => panic!("it opens at once"),
+            () = std::future::ready(()) => {}
+        }
+        assert!(windows.end(), "it is being opened, and can be ended");
+        let rest = async {
+            while !matches!(lock(&windows.state).stage, Stage::Closed) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), rest).await.expect("it is closed");
+        assert!(!windows.end());
+    }
+
+    #[test]
+    fn calls_are_of_one_window() {
+        let seen = |window, calls| Seen { window, calls };
+        assert_eq!(seen(2, 50).since(seen(2, 20)), Some(30));
+        assert_eq!(seen(3, 50).since(seen(2, 20)), None);
     }
 }
