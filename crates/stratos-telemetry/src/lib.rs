@@ -23,11 +23,11 @@ mod traces;
 
 pub use ended::{Ended, Kept, Late};
 pub use histogram::Histogram;
-pub use limiter::Limiter;
+pub use limiter::{FUNCTION_SHARE, Limiter, SharedLimiter};
 pub use metrics::{NodeFigures, render};
 pub use recent::Recent;
 pub use spans::spans;
-pub use summary::{Minute, Summaries};
+pub use summary::{FunctionMinutes, Minute, StoredMinute, Summaries};
 pub use telemetry::{Limits, Telemetry};
 pub use totals::{BOUNDS_S, Counted, Totals};
 pub use traces::{StoredTrace, TraceFiles};

@@ -6,8 +6,9 @@
 //! is kept.
 
 use std::collections::VecDeque;
-use std::fs::{File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 /// The first bytes of a file: what it is, and the format's version.
@@ -18,6 +19,10 @@ const HEAD: usize = 8;
 pub const MAX_FRAME: usize = 64 << 10;
 /// Largest file in bytes.
 const MAX_FILE: u64 = 1 << 20;
+
+/// What functions were given and what they answered is nobody else's business.
+const DIR_MODE: u32 = 0o700;
+const FILE_MODE: u32 = 0o600;
 
 /// Where a frame is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +66,19 @@ pub struct Segments {
     /// Number and length of each, oldest first; the last is written to.
     files: VecDeque<(u64, u64)>,
     open: Option<File>,
+    /// Nothing may follow in the last file, for what stands at its end is not known.
+    spoiled: bool,
+}
+
+/// What became of frames that were to be appended.
+#[derive(Debug, Default)]
+pub struct Appended {
+    /// Where they are: the first so many of them.
+    pub places: Vec<Place>,
+    /// Numbers of files that had to go for them.
+    pub gone: Vec<u64>,
+    /// Why the others are not there.
+    pub failed: Option<SegmentError>,
 }
 
 impl Segments {
@@ -79,10 +97,19 @@ impl Segments {
             let path = path.to_owned();
             move |source| SegmentError { what, path, source }
         };
-        std::fs::create_dir_all(dir).map_err(failed("make", dir))?;
+        DirBuilder::new().recursive(true).mode(DIR_MODE).create(dir).map_err(failed("make", dir))?;
+        // Those of an earlier version may be open to all.
+        restrict(dir, DIR_MODE).map_err(failed("restrict", dir))?;
         let file_bytes = (most_bytes / 8).clamp(4 << 10, MAX_FILE);
-        let mut all =
-            Self { dir: dir.to_owned(), name, most_bytes, file_bytes, files: VecDeque::new(), open: None };
+        let mut all = Self {
+            dir: dir.to_owned(),
+            name,
+            most_bytes,
+            file_bytes,
+            files: VecDeque::new(),
+            open: None,
+            spoiled: false,
+        };
         let mut numbers = Vec::new();
         for entry in std::fs::read_dir(dir).map_err(failed("read", dir))? {
             let entry = entry.map_err(failed("read", dir))?;
@@ -94,6 +121,7 @@ impl Segments {
         let mut damages = Vec::new();
         for (i, number) in numbers.iter().enumerate() {
             let path = all.path(*number);
+            restrict(&path, FILE_MODE).map_err(failed("restrict", &path))?;
             let bytes = read_limited(&path).map_err(failed("read", &path))?;
             let whole = whole_frames(&bytes, |offset, payload| {
                 frame(Place { file: *number, offset, length: payload.len() as u32 }, payload);
@@ -112,7 +140,7 @@ impl Segments {
                 _ => all.files.push_back((*number, whole as u64)),
             }
         }
-        all.drop_oldest(0)?;
+        all.drop_oldest(0, &mut Vec::new())?;
         Ok((all, damages))
     }
 
@@ -128,21 +156,22 @@ impl Segments {
         Ok(Damage { set_aside: aside, whole: whole as u64, lost: (bytes.len() - whole) as u64 })
     }
 
-    /// Appends frames in one write. Gives the place of each, and the numbers of files that had to go for them.
-    ///
-    /// # Errors
-    /// When they cannot be written: then none of them is there.
-    pub fn append(&mut self, frames: &[Vec<u8>]) -> Result<(Vec<Place>, Vec<u64>), SegmentError> {
-        let (mut places, mut dropped) = (Vec::with_capacity(frames.len()), Vec::new());
+    /// Appends frames, each file's in one write. When some cannot be written, those before them are there.
+    pub fn append(&mut self, frames: &[Vec<u8>]) -> Appended {
+        let mut appended = Appended::default();
+        appended.failed = self.append_to(frames, &mut appended).err();
+        appended
+    }
+
+    fn append_to(&mut self, frames: &[Vec<u8>], appended: &mut Appended) -> Result<(), SegmentError> {
         let mut rest = frames;
         while !rest.is_empty() {
             let (number, length) = self.writable()?;
-            let mut buffer = Vec::new();
-            let mut taken = 0;
+            let (mut buffer, mut places) = (Vec::new(), Vec::new());
             for frame in rest {
                 debug_assert!(frame.len() <= MAX_FRAME);
                 let full = length + (buffer.len() + HEAD + frame.len()) as u64 > self.file_bytes;
-                if full && (taken > 0 || length > MAGIC.len() as u64) {
+                if full && (!places.is_empty() || length > MAGIC.len() as u64) {
                     break;
                 }
                 let offset = (length as usize + buffer.len() + HEAD) as u32;
@@ -150,31 +179,35 @@ impl Segments {
                 buffer.extend_from_slice(&(frame.len() as u32).to_le_bytes());
                 buffer.extend_from_slice(&crc32fast::hash(frame).to_le_bytes());
                 buffer.extend_from_slice(frame);
-                taken += 1;
             }
-            if taken == 0 {
-                self.open = None;
+            if places.is_empty() {
                 self.begin(number + 1)?;
                 continue;
             }
-            dropped.extend(self.drop_oldest(buffer.len() as u64)?);
+            self.drop_oldest(buffer.len() as u64, &mut appended.gone)?;
             self.write(&buffer)?;
-            rest = &rest[taken..];
+            rest = &rest[places.len()..];
+            appended.places.extend(places);
         }
-        Ok((places, dropped))
+        Ok(())
     }
 
     /// The file that is written to, and its length.
     fn writable(&mut self) -> Result<(u64, u64), SegmentError> {
-        match self.files.back() {
-            Some(last) => Ok(*last),
+        match self.files.back().copied() {
+            Some((number, _)) if self.spoiled => self.begin(number + 1),
+            Some(last) => Ok(last),
             None => self.begin(1),
         }
     }
 
     fn begin(&mut self, number: u64) -> Result<(u64, u64), SegmentError> {
         let path = self.path(number);
-        std::fs::write(&path, MAGIC).map_err(|source| SegmentError { what: "make", path, source })?;
+        self.open = None;
+        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(FILE_MODE).open(&path);
+        let made = file.and_then(|mut file| file.write_all(&MAGIC));
+        made.map_err(|source| SegmentError { what: "make", path, source })?;
+        self.spoiled = false;
         self.files.push_back((number, MAGIC.len() as u64));
         Ok((number, MAGIC.len() as u64))
     }
@@ -189,7 +222,7 @@ impl Segments {
         };
         if let Err(error) = file.write_all(buffer) {
             // Half of it must not lie before what is written next.
-            file.set_len(length).map_err(failed)?;
+            self.spoiled = file.set_len(length).is_err();
             return Err(failed(error));
         }
         self.open = Some(file);
@@ -200,30 +233,29 @@ impl Segments {
     }
 
     /// Removes the oldest files until there is room for so many bytes more. The one that is written to stays.
-    fn drop_oldest(&mut self, more: u64) -> Result<Vec<u64>, SegmentError> {
-        let mut dropped = Vec::new();
+    fn drop_oldest(&mut self, more: u64, gone: &mut Vec<u64>) -> Result<(), SegmentError> {
         while self.files.len() > 1 && self.bytes() + more > self.most_bytes {
-            let Some((number, _)) = self.files.pop_front() else { break };
-            let path = self.path(number);
-            std::fs::remove_file(&path).map_err(|source| SegmentError { what: "remove", path, source })?;
-            dropped.push(number);
+            gone.extend(self.drop_one()?);
         }
-        Ok(dropped)
+        Ok(())
     }
 
     /// Removes the oldest file, and gives its number; the one that is written to stays.
     ///
     /// # Errors
-    /// When it cannot be removed.
+    /// When it cannot be removed: it is there still then.
     pub fn drop_one(&mut self) -> Result<Option<u64>, SegmentError> {
-        if self.files.len() < 2 {
+        let Some((number, _)) = self.files.front().copied().filter(|_| self.files.len() > 1) else {
             return Ok(None);
-        }
-        let just_less = self.bytes() - 1;
-        let most = std::mem::replace(&mut self.most_bytes, just_less);
-        let dropped = self.drop_oldest(0);
-        self.most_bytes = most;
-        Ok(dropped?.first().copied())
+        };
+        let path = self.path(number);
+        match std::fs::remove_file(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                return Err(SegmentError { what: "remove", path, source });
+            }
+            _ => self.files.pop_front(),
+        };
+        Ok(Some(number))
     }
 
     /// Reads a frame; `None` when its file is gone or it is damaged.
@@ -253,6 +285,10 @@ impl Segments {
     pub fn bytes(&self) -> u64 {
         self.files.iter().map(|(_, length)| length).sum()
     }
+}
+
+fn restrict(path: &Path, mode: u32) -> io::Result<()> {
+    std::fs::set_permissions(path, Permissions::from_mode(mode))
 }
 
 /// A file, as far as one of ours can be long.
@@ -326,8 +362,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (mut segments, none, _) = open(dir.path(), 1 << 20);
         assert!(none.is_empty());
-        let (places, dropped) = segments.append(&numbered(0..500)).unwrap();
-        assert!(dropped.is_empty());
+        let Appended { places, gone, failed } = segments.append(&numbered(0..500));
+        assert!(gone.is_empty() && failed.is_none());
         assert_eq!(segments.read(places[77]).unwrap().unwrap(), numbered(77..78)[0]);
         let (again, all, damages) = open(dir.path(), 1 << 20);
         assert_eq!(all.iter().map(|(_, frame)| frame.clone()).collect::<Vec<_>>(), numbered(0..500));
@@ -342,7 +378,7 @@ mod tests {
         let (mut segments, ..) = open(dir.path(), limit);
         let mut gone = 0;
         for i in 0..300 {
-            gone += segments.append(&numbered(i * 10..i * 10 + 10)).unwrap().1.len();
+            gone += segments.append(&numbered(i * 10..i * 10 + 10)).gone.len();
             let on_disk: u64 =
                 std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().metadata().unwrap().len()).sum();
             assert!(on_disk <= limit && on_disk == segments.bytes(), "{on_disk}");
@@ -359,13 +395,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("t-00000001");
         let (mut segments, ..) = open(dir.path(), 1 << 20);
-        segments.append(&numbered(0..10)).unwrap();
+        assert!(segments.append(&numbered(0..10)).failed.is_none());
         let bytes = std::fs::read(&path).unwrap();
         for cut in 1..100 {
             std::fs::write(&path, &bytes[..bytes.len() - cut]).unwrap();
             let (mut segments, all, damages) = open(dir.path(), 1 << 20);
             assert_eq!((damages.len(), all.len() < 10), (0, true), "{cut}");
-            segments.append(&numbered(90..91)).unwrap();
+            assert!(segments.append(&numbered(90..91)).failed.is_none());
             let (_, again, _) = open(dir.path(), 1 << 20);
             assert_eq!(
                 (again.len(), &again.last().unwrap().1),
@@ -380,7 +416,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (mut segments, ..) = open(dir.path(), 32 << 10);
         for i in 0..20 {
-            segments.append(&numbered(i * 10..i * 10 + 10)).unwrap();
+            assert!(segments.append(&numbered(i * 10..i * 10 + 10)).failed.is_none());
         }
         assert!(segments.files.len() > 2);
         let path = dir.path().join("t-00000001");
@@ -414,13 +450,54 @@ mod tests {
     fn a_disk_that_is_full_loses_the_frames_that_did_not_fit() {
         let dir = tempfile::tempdir().unwrap();
         let (mut segments, ..) = open(dir.path(), 1 << 20);
-        segments.append(&numbered(0..3)).unwrap();
+        assert!(segments.append(&numbered(0..3)).failed.is_none());
         // A device that takes nothing, in the place of the file.
         segments.open = Some(OpenOptions::new().write(true).open("/dev/full").unwrap());
-        assert!(segments.append(&numbered(3..4)).is_err());
-        segments.open = None;
-        segments.append(&numbered(4..5)).unwrap();
+        let appended = segments.append(&numbered(3..4));
+        assert!(appended.failed.is_some() && appended.places.is_empty());
+        assert!(segments.append(&numbered(4..5)).failed.is_none());
         let (_, all, damages) = open(dir.path(), 1 << 20);
         assert_eq!((all.len(), damages.len()), (4, 0));
+    }
+
+    #[test]
+    fn what_was_appended_before_a_failure_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut segments, ..) = open(dir.path(), 32 << 10);
+        // A folder in the place of the third file.
+        std::fs::create_dir(dir.path().join("t-00000003")).unwrap();
+        let frames = numbered(0..200);
+        let Appended { places, failed, .. } = segments.append(&frames);
+        assert!(failed.is_some() && places.len() > 20 && places.len() < 200, "{}", places.len());
+        assert_eq!(places.last().unwrap().file, 2);
+        for (place, frame) in places.iter().zip(&frames) {
+            assert_eq!(segments.read(*place).unwrap().as_ref(), Some(frame));
+        }
+        // Nor is a file forgotten that cannot be removed.
+        std::fs::remove_dir(dir.path().join("t-00000003")).unwrap();
+        std::fs::remove_file(dir.path().join("t-00000001")).unwrap();
+        std::fs::create_dir(dir.path().join("t-00000001")).unwrap();
+        let mut appended = Appended::default();
+        for _ in 0..5 {
+            appended = segments.append(&frames);
+        }
+        assert!(appended.failed.is_some() && appended.gone.is_empty());
+        assert_eq!(segments.files.front().unwrap().0, 1);
+    }
+
+    #[test]
+    fn nobody_else_reads_the_files() {
+        let all = tempfile::tempdir().unwrap();
+        let dir = all.path().join("telemetry");
+        let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
+        let (mut segments, ..) = open(&dir, 1 << 20);
+        segments.append(&numbered(0..3));
+        let file = dir.join("t-00000001");
+        assert_eq!((mode(&dir), mode(&file)), (0o700, 0o600));
+        // As an earlier version made them.
+        restrict(&dir, 0o755).unwrap();
+        restrict(&file, 0o644).unwrap();
+        open(&dir, 1 << 20);
+        assert_eq!((mode(&dir), mode(&file)), (0o700, 0o600));
     }
 }

@@ -1,6 +1,7 @@
 //! Invocations by function and minute.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use stratos_api::InvocationRecord;
@@ -64,7 +65,8 @@ impl Minute {
     }
 
     fn bytes(&self) -> usize {
-        size_of::<Self>() + self.duration.heap_bytes() + self.start.heap_bytes()
+        // Besides itself the counters of the shared pointer, and its place in the row, of which some are free.
+        size_of::<Self>() + 32 + self.duration.heap_bytes() + self.start.heap_bytes()
     }
 
     /// Whether it can be one of this version's.
@@ -104,22 +106,57 @@ fn percentiles(histogram: &Histogram) -> Option<Percentiles> {
 
 /// A minute as it stands in a file.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct StoredMinute {
+pub struct StoredMinute {
     pub(crate) function: String,
     #[serde(flatten)]
     pub(crate) minute: Minute,
 }
 
+impl StoredMinute {
+    /// What stands in the file.
+    pub fn frame(&self) -> Vec<u8> {
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+}
+
+/// Some of a function's minutes, oldest first; several may be of the same.
+#[derive(Debug)]
+pub struct FunctionMinutes {
+    function: String,
+    first: u64,
+    minutes: Vec<Arc<Minute>>,
+}
+
+impl FunctionMinutes {
+    /// Adds up, and finds the percentiles. `at` writes a time, given in ms since 1970.
+    pub fn told(&self, at: impl Fn(u64) -> String) -> FunctionTelemetry {
+        let at = |minute: u64| at(minute * 60_000);
+        let same = self.minutes.chunk_by(|a, b| a.minute == b.minute);
+        let mut total = Minute::default();
+        let minutes = same.map(|parts| {
+            let mut sum = Minute::new(parts[0].minute);
+            parts.iter().for_each(|part| sum.merge(part));
+            total.merge(&sum);
+            sum.summary(at(sum.minute))
+        });
+        let minutes = minutes.collect();
+        FunctionTelemetry { function: self.function.clone(), minutes, total: total.summary(at(self.first)) }
+    }
+}
+
 /// All functions' minutes, within a limit of memory.
 #[derive(Debug)]
 pub struct Summaries {
-    rows: BTreeMap<String, VecDeque<Minute>>,
+    /// Shared with those who add them up.
+    rows: BTreeMap<String, VecDeque<Arc<Minute>>>,
     most_rows: usize,
     most_bytes: usize,
     bytes: usize,
     folded: u64,
     /// The minute in which old ones were looked for last, since nobody found a row.
     looked: u64,
+    /// The latest minute that there is.
+    latest: u64,
 }
 
 /// What a row takes besides its minutes, estimated: the name, its place in the map, room that the queue holds ready.
@@ -128,39 +165,52 @@ const ROW_BYTES: usize = 160;
 impl Summaries {
     /// Room for so many functions, and so many bytes.
     pub fn new(most_rows: usize, most_bytes: usize) -> Self {
-        Self { rows: BTreeMap::new(), most_rows, most_bytes, bytes: 0, folded: 0, looked: 0 }
+        Self { rows: BTreeMap::new(), most_rows, most_bytes, bytes: 0, folded: 0, looked: 0, latest: 0 }
     }
 
     /// Counts an invocation that ended in this minute.
     pub fn add(&mut self, record: &InvocationRecord, minute: u64) {
+        if self.latest > minute + 1 {
+            self.set_back(minute);
+        }
+        self.latest = self.latest.max(minute);
         let row = self.row(&record.function, minute);
-        let fits = |last: &&mut Minute| !last.stored && last.minute >= minute;
-        let before = row.back().map_or(0, Minute::bytes);
-        match row.back_mut().filter(fits) {
+        let before = row.back().map_or(0, |last| last.bytes());
+        match row.back_mut().filter(|last| !last.stored && last.minute >= minute) {
             Some(last) => {
+                let last = Arc::make_mut(last);
                 last.add(record);
                 let after = last.bytes();
                 self.bytes = self.bytes - before + after;
             }
             None => {
-                // A clock that was set back does not bring minutes out of order.
+                // A clock that was set back a little does not bring minutes out of order.
                 let mut new = Minute::new(row.back().map_or(0, |last| last.minute).max(minute));
                 new.add(record);
                 let closed = row.back_mut().map_or(0, |last| {
+                    let last = Arc::make_mut(last);
                     last.duration.shrink();
                     last.start.shrink();
                     last.bytes()
                 });
                 let after = new.bytes();
-                row.push_back(new);
+                row.push_back(Arc::new(new));
                 self.bytes = self.bytes - before + closed + after;
                 self.make_room(minute);
             }
         }
     }
 
+    /// The clock was set back to this minute: what lies in the future has happened already, so it ends here.
+    fn set_back(&mut self, now: u64) {
+        for minute in self.rows.values_mut().flatten().filter(|minute| minute.minute > now) {
+            Arc::make_mut(minute).minute = now;
+        }
+        self.latest = now;
+    }
+
     /// The row of a function, or the one that all share who find no place.
-    fn row(&mut self, function: &str, minute: u64) -> &mut VecDeque<Minute> {
+    fn row(&mut self, function: &str, minute: u64) -> &mut VecDeque<Arc<Minute>> {
         let mut name = function;
         if !self.rows.contains_key(function) {
             if self.is_full() && self.looked != minute {
@@ -172,10 +222,11 @@ impl Summaries {
                 name = OTHER;
             }
         }
-        if !self.rows.contains_key(name) {
-            self.bytes += ROW_BYTES;
-        }
-        self.rows.entry(name.to_owned()).or_default()
+        let bytes = &mut self.bytes;
+        self.rows.entry(name.to_owned()).or_insert_with(|| {
+            *bytes += ROW_BYTES;
+            VecDeque::new()
+        })
     }
 
     fn is_full(&self) -> bool {
@@ -218,9 +269,10 @@ impl Summaries {
             return;
         }
         minute.stored = true;
+        self.latest = self.latest.max(minute.minute);
         self.bytes += minute.bytes();
         let row = self.row(&function, now);
-        row.push_back(minute);
+        row.push_back(Arc::new(minute));
         self.make_room(now);
     }
 
@@ -229,6 +281,7 @@ impl Summaries {
         let mut unstored = Vec::new();
         for (function, row) in &mut self.rows {
             for minute in row.iter_mut().filter(|minute| !minute.stored && minute.minute < before) {
+                let minute = Arc::make_mut(minute);
                 minute.stored = true;
                 unstored.push(StoredMinute { function: function.clone(), minute: minute.clone() });
             }
@@ -236,10 +289,20 @@ impl Summaries {
         unstored
     }
 
+    /// These are in no file after all. One that is like another in all may stand for it.
+    pub(crate) fn not_stored(&mut self, minutes: &[StoredMinute]) {
+        for StoredMinute { function, minute } in minutes {
+            let row = self.rows.get_mut(function);
+            if let Some(same) = row.and_then(|row| row.iter_mut().rev().find(|same| ***same == *minute)) {
+                Arc::make_mut(same).stored = false;
+            }
+        }
+    }
+
     /// Forgets a function that was removed.
     pub fn forget(&mut self, function: &str) {
         if let Some(row) = self.rows.remove(function) {
-            self.bytes -= ROW_BYTES + row.iter().map(Minute::bytes).sum::<usize>();
+            self.bytes -= ROW_BYTES + row.iter().map(|minute| minute.bytes()).sum::<usize>();
         }
     }
 
@@ -250,29 +313,14 @@ impl Summaries {
         gone.iter().for_each(|name| self.forget(name));
     }
 
-    /// The last `range` minutes up to `now`, the running one among them. `at` writes a time.
-    pub fn functions(&self, range: u64, now: u64, at: impl Fn(u64) -> String) -> Vec<FunctionTelemetry> {
+    /// The last `range` minutes up to `now`, the running one among them, of each function that has some.
+    pub fn minutes(&self, range: u64, now: u64) -> Vec<FunctionMinutes> {
         let first = (now + 1).saturating_sub(range);
-        let mut functions = Vec::new();
-        for (function, row) in &self.rows {
-            let mut minutes: Vec<Minute> = Vec::new();
-            for minute in row.iter().filter(|minute| minute.minute >= first) {
-                match minutes.last_mut().filter(|last| last.minute == minute.minute) {
-                    Some(last) => last.merge(minute),
-                    None => minutes.push(minute.clone()),
-                }
-            }
-            let mut total = Minute::default();
-            minutes.iter().for_each(|minute| total.merge(minute));
-            if !minutes.is_empty() {
-                functions.push(FunctionTelemetry {
-                    function: function.clone(),
-                    minutes: minutes.iter().map(|minute| minute.summary(at(minute.minute))).collect(),
-                    total: total.summary(at(first)),
-                });
-            }
-        }
-        functions
+        let of = |(function, row): (&String, &VecDeque<Arc<Minute>>)| {
+            let minutes: Vec<_> = row.iter().filter(|minute| minute.minute >= first).cloned().collect();
+            (!minutes.is_empty()).then(|| FunctionMinutes { function: function.clone(), first, minutes })
+        };
+        self.rows.iter().filter_map(of).collect()
     }
 
     /// Invocations that were counted under [`OTHER`].
@@ -295,11 +343,16 @@ mod tests {
         summaries.add(&ended(function, us, outcome).record, minute);
     }
 
+    fn functions(summaries: &Summaries, range: u64, now: u64) -> Vec<FunctionTelemetry> {
+        let told = |function: &FunctionMinutes| function.told(|ms| (ms / 60_000).to_string());
+        summaries.minutes(range, now).iter().map(told).collect()
+    }
+
     /// Function, its minutes with their invocations, and all of these.
     type Counts = Vec<(String, Vec<(String, u64)>, u64)>;
 
     fn counts(summaries: &Summaries, range: u64, now: u64) -> Counts {
-        let functions = summaries.functions(range, now, |minute| minute.to_string());
+        let functions = functions(summaries, range, now);
         let minutes =
             |f: &FunctionTelemetry| f.minutes.iter().map(|m| (m.at.clone(), m.invocations)).collect();
         functions.iter().map(|f| (f.function.clone(), minutes(f), f.total.invocations)).collect()
@@ -316,7 +369,7 @@ mod tests {
         let mut started = ended("b", 10, "ok").record;
         (started.cold, started.restored, started.phases.sandbox_us) = (true, true, 4000);
         summaries.add(&started, 102);
-        let all = summaries.functions(3, 102, |minute| minute.to_string());
+        let all = functions(&summaries, 3, 102);
         let a = &all[0];
         assert_eq!((a.minutes[0].at.as_str(), a.minutes[0].invocations, a.minutes.len()), ("100", 3, 2));
         assert_eq!((a.minutes[1].errors, a.minutes[1].timeouts, a.total.invocations), (1, 1, 4));
@@ -359,7 +412,8 @@ mod tests {
         }
         let kept = &counts(&summaries, MOST_MINUTES, 4999)[0].1;
         assert!(kept.len() > 50 && kept.last().unwrap().0 == "4999", "{}", kept.len());
-        let actual: usize = summaries.rows.values().flatten().map(Minute::bytes).sum::<usize>() + ROW_BYTES;
+        let actual: usize =
+            summaries.rows.values().flatten().map(|minute| minute.bytes()).sum::<usize>() + ROW_BYTES;
         assert_eq!(summaries.bytes(), actual);
         summaries.forget("a");
         assert_eq!(summaries.bytes(), 0);
@@ -368,10 +422,43 @@ mod tests {
     #[test]
     fn a_clock_set_back_keeps_the_order() {
         let mut summaries = Summaries::new(10, 1 << 20);
-        for minute in [50, 51, 20, 51] {
+        for minute in [50, 51, 50, 51] {
             add(&mut summaries, "a", 1, "ok", minute);
         }
         assert_eq!(counts(&summaries, 100, 51)[0].1, [("50".into(), 1), ("51".into(), 3)]);
+        // Far back: nothing stays in the future, of no function, and minutes go on to be told apart.
+        add(&mut summaries, "b", 1, "ok", 51);
+        for minute in [20, 21, 22] {
+            add(&mut summaries, "a", 1, "ok", minute);
+        }
+        let all = counts(&summaries, 100, 22);
+        assert_eq!(all[0].1, [("20".into(), 5), ("21".into(), 1), ("22".into(), 1)]);
+        assert_eq!(all[1].1, [("20".into(), 1)]);
+        let bytes = summaries.rows.values().flatten().map(|minute| minute.bytes()).sum::<usize>();
+        assert_eq!(summaries.bytes(), bytes + 2 * ROW_BYTES);
+    }
+
+    #[test]
+    fn what_could_not_be_stored_is_tried_again() {
+        let mut summaries = Summaries::new(10, 1 << 20);
+        for minute in [50, 51] {
+            add(&mut summaries, "a", 1, "ok", minute);
+        }
+        let unstored = summaries.unstored(52);
+        summaries.not_stored(&unstored[1..]);
+        let again = summaries.unstored(52);
+        assert_eq!(again.iter().map(|again| again.minute.minute).collect::<Vec<_>>(), [51]);
+        assert!(summaries.unstored(52).is_empty());
+    }
+
+    #[test]
+    fn what_is_being_added_up_does_not_change() {
+        let mut summaries = Summaries::new(10, 1 << 20);
+        add(&mut summaries, "a", 1, "ok", 50);
+        let minutes = summaries.minutes(5, 50);
+        add(&mut summaries, "a", 1, "ok", 50);
+        assert_eq!(minutes[0].told(|ms| ms.to_string()).total.invocations, 1);
+        assert_eq!(counts(&summaries, 5, 50)[0].2, 2);
     }
 
     #[test]
@@ -393,10 +480,7 @@ mod tests {
             restored.restore(serde_json::from_str(line).unwrap(), 60);
         }
         restored.keep(|name| name == "a");
-        assert_eq!(
-            restored.functions(60, 60, |m| m.to_string()),
-            summaries.functions(60, 60, |m| m.to_string())
-        );
+        assert_eq!(functions(&restored, 60, 60), functions(&summaries, 60, 60));
         assert_eq!(counts(&restored, 60, 60)[0].1.last().unwrap(), &("52".into(), 2));
         restored.keep(|_| false);
         assert_eq!((counts(&restored, 60, 60), restored.bytes()), (vec![], 0));

@@ -3,14 +3,14 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use stratos_api::Blame;
 use stratos_api::telemetry::FunctionTelemetry;
 
 use crate::ended::{Ended, Kept};
-use crate::limiter::Limiter;
+use crate::limiter::SharedLimiter;
 use crate::recent::Recent;
-use crate::summary::{StoredMinute, Summaries};
+use crate::summary::{FunctionMinutes, StoredMinute, Summaries};
 use crate::totals::Totals;
-use crate::traces::StoredTrace;
 
 /// How much is kept.
 #[derive(Debug, Clone)]
@@ -23,9 +23,10 @@ pub struct Limits {
     pub recent_bytes: usize,
     /// Memory of traces that are not in a file yet, bytes.
     pub pending_bytes: usize,
-    /// Traces a second that are kept in the long run.
+    /// Traces a second that are kept in the long run; of one function a quarter of it at most, and of what clients are to
+    /// blame for a 200th.
     pub traces_per_s: u64,
-    /// Traces that are kept at once after a quiet time.
+    /// Traces that are kept at once after a quiet time; of one function a quarter, of clients' a 20th.
     pub traces_burst: u64,
 }
 
@@ -52,7 +53,7 @@ pub struct Telemetry {
     recent: Recent,
     pending: VecDeque<Arc<Ended>>,
     pending_bytes: usize,
-    limiter: Limiter,
+    limiter: SharedLimiter,
     traces_dropped: u64,
 }
 
@@ -70,7 +71,7 @@ impl Telemetry {
             recent: Recent::new(limits.recent_bytes),
             pending: VecDeque::new(),
             pending_bytes: 0,
-            limiter: Limiter::new(limits.traces_per_s, limits.traces_burst),
+            limiter: SharedLimiter::new(limits.traces_per_s, limits.traces_burst, limits.functions),
             traces_dropped: 0,
             limits,
         }
@@ -81,8 +82,11 @@ impl Telemetry {
         self.summaries.add(&ended.record, minute(now_ms));
         self.totals.add(&ended.record, now_ms);
         self.recent.add(Arc::clone(ended));
-        if Kept::of(&ended.record) != Kept::Recent {
-            match self.limiter.pass(now_ms) {
+        let record = &ended.record;
+        if Kept::of(record) != Kept::Recent {
+            // What strangers send wrong may not push out what functions and the node do wrong.
+            let client = record.blame == Some(Blame::Client);
+            match self.limiter.pass(&record.function, client, now_ms) {
                 true => self.keep_trace(Arc::clone(ended)),
                 false => self.traces_dropped += 1,
             }
@@ -116,12 +120,15 @@ impl Telemetry {
         }
     }
 
-    /// What is to be written of summaries, each as it stands in a file: the minutes before this one, or with `all` also the
-    /// running one. It is taken for written.
-    pub fn unwritten_minutes(&mut self, now_ms: u64, all: bool) -> Vec<Vec<u8>> {
-        let before = if all { u64::MAX } else { minute(now_ms) };
-        let unstored = self.summaries.unstored(before);
-        unstored.iter().filter_map(|minute| serde_json::to_vec(minute).ok()).collect()
+    /// What is to be written of summaries: the minutes before this one, or with `all` also the running one. It is taken for
+    /// written until [`Telemetry::not_written`] says otherwise.
+    pub fn unwritten_minutes(&mut self, now_ms: u64, all: bool) -> Vec<StoredMinute> {
+        self.summaries.unstored(if all { u64::MAX } else { minute(now_ms) })
+    }
+
+    /// These could not be written, and are tried again the next time.
+    pub fn not_written(&mut self, minutes: &[StoredMinute]) {
+        self.summaries.not_stored(minutes);
     }
 
     /// Takes a minute back in from a file; what cannot be one is left out.
@@ -133,7 +140,12 @@ impl Telemetry {
 
     /// The last `range` minutes of each function. `at` writes a time, given in ms since 1970.
     pub fn functions(&self, range: u64, now_ms: u64, at: impl Fn(u64) -> String) -> Vec<FunctionTelemetry> {
-        self.summaries.functions(range, minute(now_ms), |minute| at(minute * 60_000))
+        self.minutes(range, now_ms).iter().map(|function| function.told(&at)).collect()
+    }
+
+    /// The same, not added up yet: cheap, for whoever holds a lock.
+    pub fn minutes(&self, range: u64, now_ms: u64) -> Vec<FunctionMinutes> {
+        self.summaries.minutes(range, minute(now_ms))
     }
 
     /// The last invocations of each function.
@@ -147,9 +159,9 @@ impl Telemetry {
     }
 
     /// An invocation that is in memory still.
-    pub fn find(&self, id: &str) -> Option<StoredTrace> {
+    pub fn find(&self, id: &str) -> Option<Arc<Ended>> {
         let pending = || self.pending.iter().rev().find(|ended| ended.record.id == id);
-        self.recent.find(id).or_else(pending).map(|ended| StoredTrace::of(ended))
+        self.recent.find(id).or_else(pending).cloned()
     }
 
     /// Failed invocations of a function that are in no file yet, newest first.
@@ -187,6 +199,37 @@ impl Telemetry {
 
     /// Memory that it takes, bytes.
     pub fn bytes(&self) -> usize {
-        self.summaries.bytes() + self.totals.bytes() + self.recent.bytes() + self.pending_bytes
+        self.summaries.bytes()
+            + self.totals.bytes()
+            + self.recent.bytes()
+            + self.pending_bytes
+            + self.limiter.bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ended::tests::ended;
+
+    /// Errors of one function are there after a storm of wrong requests, and of another function's errors.
+    #[test]
+    fn a_stranger_does_not_push_out_the_errors_of_others() {
+        let mut telemetry = Telemetry::new(Limits::default());
+        let wrong = |function: &str, number: u64| {
+            let mut wrong = ended(function, number, "payload_too_large");
+            wrong.record.blame = Some(Blame::Client);
+            wrong
+        };
+        for number in 0..5000 {
+            telemetry.add(&Arc::new(wrong(&format!("f{}", number % 50), number)), 1_000_000);
+        }
+        assert_eq!((telemetry.pending(), telemetry.traces_dropped()), (50, 4950));
+        for number in 0..5000 {
+            telemetry.add(&Arc::new(ended("loop", number, "function_crashed")), 1_000_000);
+        }
+        assert_eq!((telemetry.pending(), telemetry.traces_dropped()), (300, 9700));
+        telemetry.add(&Arc::new(ended("quiet", 1, "function_error")), 1_000_000);
+        assert_eq!(telemetry.unwritten_errors("quiet").len(), 1);
     }
 }

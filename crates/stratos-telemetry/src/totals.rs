@@ -1,6 +1,7 @@
 //! Counters since the agent started, as monitoring systems read them.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use stratos_api::telemetry::OTHER;
 use stratos_api::{Blame, InvocationRecord};
@@ -142,10 +143,10 @@ impl Counted {
     }
 }
 
-/// The counters of all functions.
-#[derive(Debug)]
+/// The counters of all functions. A copy shares them, and is cheap.
+#[derive(Debug, Clone)]
 pub struct Totals {
-    rows: BTreeMap<String, Counted>,
+    rows: BTreeMap<String, Arc<Counted>>,
     most_rows: usize,
     bytes: usize,
     /// When idle ones were looked for last, since nobody found a row.
@@ -172,13 +173,13 @@ impl Totals {
         }
         match self.rows.get_mut(name) {
             Some(row) => {
-                row.add(record, now_ms);
+                Arc::make_mut(row).add(record, now_ms);
             }
             None => {
                 let mut row = Counted::new();
                 row.add(record, now_ms);
                 self.bytes += row.bytes();
-                self.rows.insert(name.to_owned(), row);
+                self.rows.insert(name.to_owned(), Arc::new(row));
             }
         }
     }
@@ -189,7 +190,7 @@ impl Totals {
 
     fn expire(&mut self, now_ms: u64) {
         self.rows.retain(|name, row| name == OTHER || row.last_ms.saturating_add(IDLE_MS) > now_ms);
-        self.bytes = self.rows.values().map(Counted::bytes).sum();
+        self.bytes = self.rows.values().map(|row| row.bytes()).sum();
     }
 
     /// Forgets a function that was removed.
@@ -201,7 +202,7 @@ impl Totals {
 
     /// The functions, by name.
     pub fn rows(&self) -> impl Iterator<Item = (&str, &Counted)> {
-        self.rows.iter().map(|(name, row)| (name.as_str(), row))
+        self.rows.iter().map(|(name, row)| (name.as_str(), &**row))
     }
 
     /// Memory that it takes, bytes.
@@ -233,6 +234,11 @@ mod tests {
         let names: Vec<_> = totals.rows().map(|(name, _)| name.to_owned()).collect();
         assert_eq!(names, [OTHER, "f0", "f1", "f2", "f3"]);
         assert_eq!(totals.rows().next().unwrap().1.succeeded, 9996);
+        // A copy stays as it is.
+        let copy = totals.clone();
+        totals.add(&ended("f0", 700, "ok").record, 5);
+        let succeeded = |totals: &Totals| totals.rows().nth(1).unwrap().1.succeeded;
+        assert_eq!((succeeded(&copy), succeeded(&totals)), (1, 2));
         totals.forget("f0");
         totals.add(&ended("new", 700, "function_error").record, 5);
         assert_eq!(totals.rows().find(|(name, _)| *name == "new").unwrap().1.errors, [0, 1, 0]);

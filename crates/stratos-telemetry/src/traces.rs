@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use stratos_api::InvocationRecord;
 
 use crate::ended::{Ended, Kept};
-use crate::segments::{Damage, MAX_FRAME, Place, SegmentError, Segments};
+use crate::segments::{Appended, Damage, MAX_FRAME, Place, SegmentError, Segments};
 
 /// Most traces that are known at a time: what is known of one without reading it takes memory.
 const MOST_TRACES: usize = 12_000;
@@ -79,10 +79,10 @@ impl TraceFiles {
         Ok((all, damages))
     }
 
-    /// Writes traces; gives how many there is no room for.
+    /// Writes traces.
     ///
     /// # Errors
-    /// When they cannot be written: none of them is there then.
+    /// When they cannot all be written: those that are not there then are counted.
     pub fn append(&mut self, traces: &[StoredTrace]) -> Result<(), SegmentError> {
         let (mut frames, mut written) = (Vec::with_capacity(traces.len()), Vec::with_capacity(traces.len()));
         for trace in traces {
@@ -94,18 +94,16 @@ impl TraceFiles {
                 _ => self.dropped += 1,
             }
         }
-        let appended = self.segments.append(&frames);
-        if appended.is_err() {
-            self.dropped += frames.len() as u64;
-        }
-        let (places, gone) = appended?;
+        let Appended { places, gone, failed } = self.segments.append(&frames);
+        self.dropped += (frames.len() - places.len()) as u64;
         for (trace, place) in written.iter().zip(places) {
             let record = &trace.record;
             let entry = entry(&self.hasher, &record.id, &record.function, &record.outcome, place);
             self.index.push_back(entry);
         }
         gone.into_iter().for_each(|file| self.forget_file(file));
-        self.keep_to_number()
+        self.keep_to_number()?;
+        failed.map_or(Ok(()), Err)
     }
 
     fn forget_file(&mut self, file: u64) {
@@ -256,5 +254,21 @@ mod tests {
         assert_eq!(files.len() as u64 + files.dropped(), 1000);
         assert!(files.find(&trace("a", 999, "x").record.id).unwrap().is_some());
         assert!(files.find(&trace("a", 0, "x").record.id).unwrap().is_none());
+    }
+
+    #[test]
+    fn what_was_written_before_a_failure_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut files, _) = TraceFiles::open(dir.path(), 64 << 10).unwrap();
+        // A folder in the place of the second file.
+        let second = dir.path().join("traces-00000002");
+        std::fs::create_dir(&second).unwrap();
+        let some: Vec<_> = (0..30).map(|i| trace("a", i, "function_error")).collect();
+        files.append(&some).unwrap_err();
+        assert!(files.len() > 5 && files.len() as u64 + files.dropped() == 30, "{}", files.len());
+        assert!(files.find(&some[5].record.id).unwrap().is_some());
+        std::fs::remove_dir(&second).unwrap();
+        files.append(&some[29..]).unwrap();
+        assert!(files.find(&some[29].record.id).unwrap().is_some());
     }
 }

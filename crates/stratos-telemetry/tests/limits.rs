@@ -7,7 +7,7 @@ use std::sync::Arc;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use stratos_api::{Blame, InvocationRecord, Phases};
 use stratos_telemetry::segments::Segments;
-use stratos_telemetry::{Ended, Limits, StoredTrace, Telemetry, TraceFiles};
+use stratos_telemetry::{Ended, Limits, StoredMinute, StoredTrace, Telemetry, TraceFiles};
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
@@ -44,7 +44,9 @@ impl Node<'_> {
         let stored: Vec<_> = ended.iter().map(|ended| StoredTrace::of(ended)).collect();
         self.traces.append(&stored).unwrap();
         self.telemetry.written(&ended);
-        self.summaries.append(&self.telemetry.unwritten_minutes(now_ms, false)).unwrap();
+        let minutes = self.telemetry.unwritten_minutes(now_ms, false);
+        let frames: Vec<_> = minutes.iter().map(StoredMinute::frame).collect();
+        assert!(self.summaries.append(&frames).failed.is_none());
         self.written_ms = now_ms;
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -22,6 +23,8 @@ struct Collector {
     requests: Arc<Mutex<Vec<(String, Bytes)>>>,
     /// How many it refuses for now before it takes one.
     refuses: Arc<Mutex<u32>>,
+    /// It takes requests with traces, but one span of each.
+    rejects: Arc<AtomicBool>,
 }
 
 impl Collector {
@@ -54,6 +57,10 @@ impl Collector {
             refused
         };
         let mut response = Response::new(Full::default());
+        if head.uri.path().ends_with("traces") && self.rejects.load(Ordering::Relaxed) {
+            // `partial_success { rejected_spans: 1 }`
+            *response.body_mut() = Full::from(&[0x0a, 2, 0x08, 1][..]);
+        }
         match refused {
             true => *response.status_mut() = http::StatusCode::SERVICE_UNAVAILABLE,
             false => self.requests.lock().expect("no panic").push((head.uri.path().to_owned(), body)),
@@ -210,6 +217,11 @@ async fn a_collector_is_sent_traces_and_metrics() {
         assert!(names.contains(&name), "{names:?}");
     }
     assert_eq!(telemetry(&node).await.own.export_dropped, 0);
+
+    // What it says that it has not taken is counted.
+    collector.rejects.store(true, Ordering::Relaxed);
+    node.invoke("hello", "\"throw\"").await;
+    until("what was rejected", async || (telemetry(&node).await.own.export_dropped == 1).then_some(())).await;
 
     // The last ones are sent when the node stops.
     let last = node.invoke("hello", "\"throw\"").await.header("stratos-invocation").to_owned();

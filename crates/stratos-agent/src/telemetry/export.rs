@@ -3,7 +3,8 @@
 //! Requests are never kept waiting: what is to be sent is put into a bounded queue, and what finds no place in it, or is
 //! refused for too long, is counted. A collector that is away is asked again with longer and longer pauses.
 
-use std::collections::VecDeque;
+mod backlog;
+
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,23 +14,25 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
+use stratos_api::Blame;
 use stratos_api::client::{Call, Client, ClientError, Endpoint};
-use stratos_telemetry::otlp::{Sender, metrics, traces};
+use stratos_telemetry::otlp::{Sender, metrics, rejected, traces};
 use stratos_telemetry::{Ended, Kept, Limiter, StoredTrace};
-use tokio::sync::Notify;
+use tokio::sync::watch;
 
+use self::backlog::Backlog;
 use super::{Recorder, lock};
 use crate::clock::{now_ms, unix_ns};
 use crate::engine::chain;
 
-/// Most traces that wait to be sent.
-const QUEUE: usize = 2048;
 /// Most traces in one request.
 const BATCH: usize = 256;
 /// How often traces are sent. One is sent the second time, so that what comes late of it is there.
 const PERIOD: Duration = Duration::from_secs(1);
 /// Traces a second that are sent because their callers have said that they are sampled, in the long run and at once.
 const SAMPLED: (u64, u64) = (100, 200);
+/// And of those that failed for what clients sent.
+const CLIENTS: (u64, u64) = (10, 100);
 /// How long a request may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Tries of one request, and the pause after the first; each further one is twice as long.
@@ -145,10 +148,11 @@ pub struct Exporter {
     config: ExportConfig,
     sender: Sender,
     started_ms: u64,
-    queue: Mutex<VecDeque<Arc<Ended>>>,
+    backlog: Mutex<Backlog>,
     sampled: Mutex<Limiter>,
+    clients: Mutex<Limiter>,
     dropped: AtomicU64,
-    stop: Notify,
+    stop: watch::Sender<bool>,
 }
 
 /// Why a request was not taken.
@@ -178,28 +182,32 @@ impl Exporter {
             config,
             sender,
             started_ms: now_ms(),
-            queue: Mutex::default(),
+            backlog: Mutex::default(),
             sampled: Mutex::new(Limiter::new(SAMPLED.0, SAMPLED.1)),
+            clients: Mutex::new(Limiter::new(CLIENTS.0, CLIENTS.1)),
             dropped: AtomicU64::new(0),
-            stop: Notify::new(),
+            stop: watch::Sender::new(false),
         })
     }
 
-    /// Puts an invocation in line when it failed or was too slow, or when its caller has said that it is `sampled` and not
-    /// too many of these were sent lately.
+    /// Puts an invocation in line when it failed or was too slow, or when its caller has said that it is `sampled`, and not
+    /// too many of its kind or of its function were sent lately.
     pub(super) fn offer(&self, ended: &Arc<Ended>, sampled: bool) {
-        let always = Kept::of(&ended.record) != Kept::Recent;
-        if !always && (!sampled || !lock(&self.sampled).pass(now_ms())) {
-            if sampled {
-                self.drop_some(1);
-            }
-            return;
+        let limiter = match Kept::of(&ended.record) {
+            Kept::Recent if !sampled => return,
+            Kept::Recent => Some(&self.sampled),
+            _ if ended.record.blame == Some(Blame::Client) => Some(&self.clients),
+            _ => None,
+        };
+        let passes = limiter.is_none_or(|limiter| lock(limiter).pass(now_ms()));
+        if !passes || !lock(&self.backlog).push(Arc::clone(ended)) {
+            self.drop_some(1);
         }
-        let mut queue = lock(&self.queue);
-        match queue.len() < QUEUE {
-            true => queue.push_back(Arc::clone(ended)),
-            false => self.drop_some(1),
-        }
+    }
+
+    /// Memory of traces that wait or are being sent, bytes.
+    pub(super) fn bytes(&self) -> u64 {
+        lock(&self.backlog).bytes() as u64
     }
 
     /// Traces and points that were to be sent and were not.
@@ -213,38 +221,19 @@ impl Exporter {
 
     /// Sends until [`Exporter::stop`], then what is left.
     pub(super) async fn run(self: Arc<Self>, recorder: Arc<Recorder>) {
-        let mut traces_tick = tokio::time::interval(PERIOD);
-        let mut metrics_tick = tokio::time::interval(self.config.metrics_period);
-        let mut ripe = Vec::new();
-        loop {
-            tokio::select! {
-                biased;
-                () = self.stop.notified() => break,
-                _ = metrics_tick.tick() => {
-                    // The numbers go on counting: what is not taken now is in the next ones.
-                    tokio::select! {
-                        () = self.send_metrics(&recorder) => {}
-                        () = self.stop.notified() => break,
-                    }
-                }
-                _ = traces_tick.tick() => {
-                    let next: Vec<_> = lock(&self.queue).drain(..).collect();
-                    let sent = std::mem::replace(&mut ripe, next);
-                    tokio::select! {
-                        () = self.send_traces(&sent) => {}
-                        () = self.stop.notified() => {
-                            ripe.splice(0..0, sent);
-                            break;
-                        }
-                    }
-                }
-            }
+        let (mut stop, mut ripe) = (self.stop.subscribe(), Vec::new());
+        // Traces that are asked for again and again do not keep the metrics waiting.
+        let both = async { tokio::join!(self.send_all_traces(&mut ripe), self.send_all_metrics(&recorder)) };
+        tokio::select! {
+            _ = stop.wait_for(|stopped| *stopped) => {}
+            _ = both => {}
         }
-        ripe.extend(lock(&self.queue).drain(..));
+        ripe.extend(lock(&self.backlog).take());
         let last = async {
             for batch in ripe.chunks(BATCH) {
-                if self.send("traces", &self.traces(batch)).await.is_err() {
-                    break;
+                match self.send("traces", &self.traces(batch)).await {
+                    Ok(refused) => self.drop_some(refused.min(batch.len() as u64)),
+                    Err(_) => break,
                 }
             }
             // Nobody is left to be told of what they miss.
@@ -257,34 +246,56 @@ impl Exporter {
 
     /// Tells [`Exporter::run`] to end.
     pub(super) fn stop(&self) {
-        self.stop.notify_one();
+        self.stop.send_replace(true);
     }
 
-    async fn send_metrics(&self, recorder: &Recorder) {
-        let (request, points) = self.metrics(recorder);
-        if let Err(Refused::Now(why) | Refused::Always(why)) = self.send("metrics", &request).await {
-            tracing::warn!(why, "metrics were not exported");
-            self.drop_some(points);
+    async fn send_all_metrics(&self, recorder: &Recorder) {
+        let mut tick = tokio::time::interval(self.config.metrics_period);
+        loop {
+            tick.tick().await;
+            // The numbers go on counting: what is not taken now is in the next ones.
+            let (request, points) = self.metrics(recorder);
+            match self.send("metrics", &request).await {
+                Ok(refused) => self.drop_some(refused.min(points)),
+                Err(Refused::Now(why) | Refused::Always(why)) => {
+                    tracing::warn!(why, "metrics were not exported");
+                    self.drop_some(points);
+                }
+            }
         }
     }
 
-    async fn send_traces(&self, all: &[Arc<Ended>]) {
-        for batch in all.chunks(BATCH) {
-            let request = self.traces(batch);
-            let mut pause = FIRST_PAUSE;
-            for attempt in 1..=TRIES {
-                match self.send("traces", &request).await {
-                    Ok(()) => break,
-                    Err(Refused::Now(why)) if attempt < TRIES => {
-                        tracing::debug!(why, attempt, "the collector is asked again");
-                        tokio::time::sleep(pause).await;
-                        pause *= 2;
-                    }
-                    Err(Refused::Now(why) | Refused::Always(why)) => {
-                        tracing::warn!(why, "{} traces were not exported", batch.len());
-                        self.drop_some(batch.len() as u64);
-                        break;
-                    }
+    /// Sends those of `ripe`, and fills it with what comes. Whenever it is left off, those that are not sent are in it.
+    async fn send_all_traces(&self, ripe: &mut Vec<Arc<Ended>>) {
+        let mut tick = tokio::time::interval(PERIOD);
+        loop {
+            tick.tick().await;
+            let mut left = ripe.len();
+            ripe.extend(lock(&self.backlog).take());
+            while left > 0 {
+                let batch = left.min(BATCH);
+                self.send_traces(&ripe[..batch]).await;
+                let sent: Vec<_> = ripe.drain(..batch).collect();
+                lock(&self.backlog).done(&sent);
+                left -= batch;
+            }
+        }
+    }
+
+    async fn send_traces(&self, batch: &[Arc<Ended>]) {
+        let request = self.traces(batch);
+        let mut pause = FIRST_PAUSE;
+        for attempt in 1..=TRIES {
+            match self.send("traces", &request).await {
+                Ok(refused) => return self.drop_some(refused.min(batch.len() as u64)),
+                Err(Refused::Now(why)) if attempt < TRIES => {
+                    tracing::debug!(why, attempt, "the collector is asked again");
+                    tokio::time::sleep(pause).await;
+                    pause *= 2;
+                }
+                Err(Refused::Now(why) | Refused::Always(why)) => {
+                    tracing::warn!(why, "{} traces were not exported", batch.len());
+                    return self.drop_some(batch.len() as u64);
                 }
             }
         }
@@ -297,12 +308,12 @@ impl Exporter {
 
     fn metrics(&self, recorder: &Recorder) -> (Bytes, u64) {
         let ns = |ms: u64| ms.saturating_mul(1_000_000);
-        let (request, points) =
-            recorder.with_totals(|totals| metrics(totals, &self.sender, ns(self.started_ms), ns(now_ms())));
+        let (request, points) = metrics(&recorder.totals(), &self.sender, ns(self.started_ms), ns(now_ms()));
         (request.into(), points)
     }
 
-    async fn send(&self, what: &str, request: &Bytes) -> Result<(), Refused> {
+    /// Sends a request; gives how many spans or points of it the collector did not want.
+    async fn send(&self, what: &str, request: &Bytes) -> Result<u64, Refused> {
         let path = format!("{}/v1/{what}", self.config.collector.base);
         let mut call = Call::new(Method::POST, path, request.clone());
         call = call.header("content-type", "application/x-protobuf").header("user-agent", "stratosd");
@@ -311,10 +322,16 @@ impl Exporter {
             let response = self.client.send(call).await?;
             let status = response.status();
             let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
-            Ok::<_, ClientError>((status, body.is_ok()))
+            Ok::<_, ClientError>((status, body.map(http_body_util::Collected::to_bytes).unwrap_or_default()))
         };
         match tokio::time::timeout(PATIENCE, sent).await {
-            Ok(Ok((status, _))) if status.is_success() => Ok(()),
+            Ok(Ok((status, body))) if status.is_success() => {
+                let (count, why) = rejected(&body);
+                if count > 0 {
+                    tracing::warn!(why, count, "the collector did not take all of the {what}");
+                }
+                Ok(count)
+            }
             Ok(Ok((status, _))) => {
                 let why = format!("it answered {status}");
                 let later = [

@@ -13,8 +13,10 @@ use std::time::Duration;
 use stratos_api::InvocationRecord;
 use stratos_api::telemetry::{FunctionsTelemetry, InvocationTrace, OwnTelemetry};
 use stratos_telemetry::exposition::Format;
-use stratos_telemetry::segments::{Damage, SegmentError, Segments};
-use stratos_telemetry::{Ended, Limits, NodeFigures, StoredTrace, Telemetry, Totals, TraceFiles, spans};
+use stratos_telemetry::segments::{Appended, Damage, SegmentError, Segments};
+use stratos_telemetry::{
+    Ended, Limits, NodeFigures, StoredMinute, StoredTrace, Telemetry, Totals, TraceFiles, spans,
+};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
@@ -140,18 +142,23 @@ impl Recorder {
             (state.unwritten(), state.unwritten_minutes(now_ms(), all))
         };
         let traces: Vec<_> = ended.iter().map(|ended| StoredTrace::of(ended)).collect();
-        for written in [files.traces.append(&traces), files.summaries.append(&minutes).map(drop)] {
-            if let Err(error) = written {
-                tracing::warn!(reason = %chain(&error), "telemetry was lost");
-            }
+        if let Err(error) = files.traces.append(&traces) {
+            tracing::warn!(reason = %chain(&error), "traces were lost");
         }
-        lock(&self.state).written(&ended);
+        let frames: Vec<_> = minutes.iter().map(StoredMinute::frame).collect();
+        let Appended { places, failed, .. } = files.summaries.append(&frames);
+        if let Some(error) = failed {
+            tracing::warn!(reason = %chain(&error), "summaries are not written yet");
+        }
+        let mut state = lock(&self.state);
+        state.written(&ended);
+        state.not_written(&minutes[places.len()..]);
     }
 
     /// The last invocations of a function, newest first.
     pub fn recent(&self, function: &str, limit: usize) -> Vec<InvocationRecord> {
-        let state = lock(&self.state);
-        state.recent().newest(function).take(limit).map(|ended| ended.record_now()).collect()
+        let newest: Vec<_> = lock(&self.state).recent().newest(function).take(limit).cloned().collect();
+        newest.iter().map(|ended| ended.record_now()).collect()
     }
 
     /// The last invocations of a function that failed, newest first. Blocks.
@@ -177,7 +184,7 @@ impl Recorder {
         let in_memory = lock(&self.state).find(id);
         let found = match (in_memory, files.as_ref()) {
             (None, Some(files)) => files.traces.find(id)?,
-            (found, _) => found,
+            (found, _) => found.map(|ended| StoredTrace::of(&ended)),
         };
         Ok(found.map(|StoredTrace { record, kept, parent_span_id, error }| InvocationTrace {
             spans: spans(&record, parent_span_id.as_deref(), error.as_deref()),
@@ -189,7 +196,9 @@ impl Recorder {
     /// The last `range` minutes of all functions.
     pub fn functions(&self, range: u64) -> FunctionsTelemetry {
         let now = now_ms();
-        let functions = lock(&self.state).functions(range, now, rfc3339_ms);
+        // Every answer waits for this lock: what takes long is done without it.
+        let minutes = lock(&self.state).minutes(range, now);
+        let functions = minutes.iter().map(|function| function.told(rfc3339_ms)).collect();
         let range_s = (range - 1) * 60 + now / 1000 % 60;
         FunctionsTelemetry { range_minutes: range, range_s, functions, own: self.own() }
     }
@@ -197,11 +206,12 @@ impl Recorder {
     /// The node and its functions as metrics; what is not known here of the node is given.
     pub fn metrics(&self, node: NodeFigures, format: Format) -> String {
         let node = NodeFigures { own: self.own(), ..node };
-        stratos_telemetry::render(lock(&self.state).totals(), &node, format)
+        stratos_telemetry::render(&self.totals(), &node, format)
     }
 
-    fn with_totals<T>(&self, look: impl FnOnce(&Totals) -> T) -> T {
-        look(lock(&self.state).totals())
+    /// A copy of the counters.
+    fn totals(&self) -> Totals {
+        lock(&self.state).totals().clone()
     }
 
     /// What the telemetry itself takes and had to leave out.
@@ -217,6 +227,7 @@ impl Recorder {
             export_dropped: self.exporter.as_ref().map_or(0, |exporter| exporter.dropped()),
             ..OwnTelemetry::default()
         };
+        own.memory_bytes += self.exporter.as_ref().map_or(0, |exporter| exporter.bytes());
         if let Some(files) = files.as_ref() {
             own.memory_bytes += files.traces.memory_bytes() as u64;
             own.disk_bytes = files.traces.disk_bytes() + files.summaries.bytes();

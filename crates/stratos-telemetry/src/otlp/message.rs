@@ -193,3 +193,19 @@ pub(super) struct HistogramPoint {
     #[prost(message, repeated, tag = "9")]
     pub(super) attributes: Vec<KeyValue>,
 }
+
+/// `ExportTraceServiceResponse` and `ExportMetricsServiceResponse`, which are alike.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct ExportResponse {
+    #[prost(message, optional, tag = "1")]
+    pub(super) partial_success: Option<PartialSuccess>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct PartialSuccess {
+    /// `rejected_spans`, `rejected_data_points`.
+    #[prost(int64, tag = "1")]
+    pub(super) rejected: i64,
+    #[prost(string, tag = "2")]
+    pub(super) error_message: String,
+}
