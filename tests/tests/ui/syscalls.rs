@@ -26,7 +26,7 @@ fn window() -> Value {
     buckets[12] = 50;
     let call = |name: &str, number: u64, total: u64, errors: u64| {
         json!({ "name": name, "number": number, "count": 151, "errors": errors, "total_ns": total,
-                "p50_ns": 1500, "p95_ns": 7900, "max_ns": 8192, "buckets": buckets })
+                "denied": errors / 3, "p50_ns": 1500, "p95_ns": 7900, "max_ns": 8192, "buckets": buckets })
     };
     json!({
         "function": "moody", "trigger": "request", "began_at": "2026-01-02T03:04:05.006Z", "duration_ms": 10_000,
@@ -57,14 +57,14 @@ async fn system_calls_of_a_window_are_shown() {
     let methods = scene.browser.eval("methods.filter((line) => line.startsWith('POST'))").await;
     assert_eq!(methods, json!(["POST /v1/functions/moody/trace?for=10s"]));
     let rows = scene.rows("System calls of the window").await;
-    let figures = |row: &[String]| row[..8].iter().map(|cell| cell.replace('\n', " ")).collect::<Vec<_>>();
+    let figures = |row: &[String]| row[..9].iter().map(|cell| cell.replace('\n', " ")).collect::<Vec<_>>();
     assert_eq!(
         figures(&rows[0]),
-        ["epoll_wait", "100 %", "750 ms", "151", "", "1.50 µs", "7.90 µs", "8.19 µs"]
+        ["epoll_wait", "100 %", "750 ms", "151", "", "", "1.50 µs", "7.90 µs", "8.19 µs"]
     );
     assert_eq!(
         figures(&rows[1]),
-        ["<i>read</i>", "< 0.1 %", "250 µs", "151", "12", "1.50 µs", "7.90 µs", "8.19 µs"]
+        ["<i>read</i>", "< 0.1 %", "250 µs", "151", "12", "4", "1.50 µs", "7.90 µs", "8.19 µs"]
     );
     for (term, want) in [
         ("Open for", "10.0 s"),
