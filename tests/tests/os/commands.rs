@@ -42,7 +42,7 @@ async fn a_node_is_administered_from_afar() {
         &names,
         r#"
 $ until STRATOS node status | grep -q '^time *ready'; do sleep 0.2; done
-$ STRATOS node status | sed '/^boot/,$d' | grep -v -e ^uptime -e ^swap
+$ STRATOS node status | sed '/^boot/,$d' | grep -v -e ^uptime -e ^swap -e ^waiting
 node  stratos
 version  StratOS [version], Linux KERNEL
 cpus  2
