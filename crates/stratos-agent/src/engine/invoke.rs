@@ -363,7 +363,7 @@ impl Run {
             lease.instance.end_work(self.meta.id);
             // Before the place is given back: the next request's use is not this one's.
             (cpu_us, memory_peak_kb) = lease.instance.usage();
-            let begin = self.kernel.as_ref().zip(self.state.as_ref());
+            let begin = self.kernel.zip(self.state.as_ref());
             kernel = begin.and_then(|(begin, state)| lease.instance.observed.end(begin, &state.windows));
             drop(lease);
         }

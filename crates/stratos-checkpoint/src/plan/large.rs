@@ -7,13 +7,13 @@
 use std::ops::Range;
 
 use stratos_restorer::abi::Call;
+use stratos_sys::pages::HUGE;
 
 use super::call;
 use crate::image::{Mapping, PAGE};
 
-const LARGE: u64 = 2 << 20;
 /// Of a large page, how much of it the image must hold: the rest is memory that nobody uses.
-const LEAST: u64 = LARGE / 4 * 3;
+const LEAST: u64 = HUGE / 4 * 3;
 const MADV_COLLAPSE: u64 = 25;
 
 /// The calls that put what a template has read from its image into large pages, one for each. Any may fail: a kernel before
@@ -21,13 +21,13 @@ const MADV_COLLAPSE: u64 = 25;
 pub(crate) fn pages(mappings: &[Mapping]) -> Vec<Call> {
     let own = mappings.iter().filter(|mapping| mapping.file.is_none());
     let ranges = own.filter_map(|mapping| Some(well_filled(mapping, &within(mapping)?))).flatten();
-    ranges.map(|at| call(libc::SYS_madvise, [at, LARGE, MADV_COLLAPSE])).collect()
+    ranges.map(|at| call(libc::SYS_madvise, [at, HUGE, MADV_COLLAPSE])).collect()
 }
 
 /// The part of a mapping that large pages can be in.
 fn within(mapping: &Mapping) -> Option<Range<u64>> {
-    let start = mapping.start.checked_next_multiple_of(LARGE)?;
-    let end = mapping.end / LARGE * LARGE;
+    let start = mapping.start.checked_next_multiple_of(HUGE)?;
+    let end = mapping.end / HUGE * HUGE;
     let huge = mapping.traits.huge_pages != Some(false) && !mapping.traits.droppable;
     (huge && !mapping.pages.is_empty() && start < end).then_some(start..end)
 }
@@ -39,8 +39,8 @@ fn well_filled(mapping: &Mapping, range: &Range<u64>) -> Vec<u64> {
         let mut at = mapping.start + u64::from(*first) * PAGE;
         let end = at + u64::from(*count) * PAGE;
         while at < end {
-            let page = at / LARGE * LARGE;
-            let part = end.min(page + LARGE) - at;
+            let page = at / HUGE * HUGE;
+            let part = end.min(page + HUGE) - at;
             match filled.last_mut() {
                 Some((last, bytes)) if *last == page => *bytes += part,
                 _ => filled.push((page, part)),
@@ -89,6 +89,6 @@ mod tests {
         let mut of_file = full.clone();
         of_file.file = Some((0, 0));
         let calls = pages(&[of_file, full]);
-        assert_eq!(calls.iter().map(|call| call.args[0]).collect::<Vec<_>>(), [0, LARGE]);
+        assert_eq!(calls.iter().map(|call| call.args[0]).collect::<Vec<_>>(), [0, HUGE]);
     }
 }

@@ -172,7 +172,8 @@ pub(super) struct Begin {
     counters: Counters,
     /// System calls in the open window.
     syscalls: Option<Seen>,
-    request: Request,
+    /// It is worked on until this is dropped.
+    _request: Request,
 }
 
 impl Observed {
@@ -196,15 +197,13 @@ impl Observed {
             true => loaded.tracer.begin(cgroup),
             false => loaded.tracer.counters(cgroup),
         };
-        Some(Begin { counters: counters?, syscalls, request })
+        Some(Begin { counters: counters?, syscalls, _request: request })
     }
 
     /// An invocation has ended: what was counted since its begin.
-    pub(super) fn end(&self, begin: &Begin, windows: &Windows) -> Option<KernelFigures> {
+    pub(super) fn end(&self, begin: Begin, windows: &Windows) -> Option<KernelFigures> {
         let (loaded, cgroup) = self.watch()?;
-        let counters = loaded.tracer.counters(cgroup);
-        begin.request.end();
-        let counted = counters?.since(&begin.counters);
+        let counted = loaded.tracer.counters(cgroup)?.since(&begin.counters);
         let syscalls = windows.invoked(cgroup).zip(begin.syscalls);
         let syscalls = syscalls.and_then(|(now, then)| now.since(then));
         Some(figures(loaded, &counted, syscalls))

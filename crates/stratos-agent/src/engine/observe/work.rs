@@ -1,37 +1,26 @@
 //! How many requests an instance works on.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// The requests of one instance.
 #[derive(Default)]
 pub(super) struct Work(Arc<AtomicU32>);
 
-/// One of them, until it ends or is dropped.
-pub(super) struct Request {
-    all: Arc<AtomicU32>,
-    ended: AtomicBool,
-}
+/// One of them, until it is dropped.
+pub(super) struct Request(Arc<AtomicU32>);
 
 impl Work {
     /// One more. True when the instance works on no other.
     pub(super) fn begin(&self) -> (Request, bool) {
         let is_first = self.0.fetch_add(1, Ordering::AcqRel) == 0;
-        (Request { all: Arc::clone(&self.0), ended: AtomicBool::new(false) }, is_first)
-    }
-}
-
-impl Request {
-    pub(super) fn end(&self) {
-        if !self.ended.swap(true, Ordering::AcqRel) {
-            self.all.fetch_sub(1, Ordering::AcqRel);
-        }
+        (Request(Arc::clone(&self.0)), is_first)
     }
 }
 
 impl Drop for Request {
     fn drop(&mut self) {
-        self.end();
+        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -46,11 +35,9 @@ mod tests {
         assert!(is_first);
         let (two, is_first) = work.begin();
         assert!(!is_first);
-        one.end();
-        // Once more, when it is dropped: the other goes on.
+        // The other goes on.
         drop(one);
         assert!(!work.begin().1);
-        // One that is given up.
         drop(two);
         assert!(work.begin().1);
     }
